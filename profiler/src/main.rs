@@ -1,0 +1,2 @@
+//! The command `uprof`.
+fn main() {}

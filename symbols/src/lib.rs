@@ -1,0 +1,1 @@
+//! uprof-symbols
