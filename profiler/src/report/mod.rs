@@ -1,0 +1,352 @@
+//! The forms a report takes.
+//!
+//! [`model`] is what is said, [`table`] and [`summary`] the human form, [`json`] the machine's,
+//! [`units`] how quantities are written, and [`escape`] what keeps a target's bytes off the terminal.
+//! All of them write through [`Output`], in the order `start`, then `event`, `live` and `flush` as they
+//! come, then `finish`.
+
+pub mod escape;
+mod json;
+pub mod model;
+mod summary;
+mod table;
+pub mod units;
+
+use std::io::{self, IsTerminal, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use model::{Column, Event, Summary};
+
+/// Where a report goes, in whatever form.
+///
+/// Errors are those of the writer; one of kind [`io::ErrorKind::BrokenPipe`] means that the reader has
+/// gone, which is a quiet end and no failure.
+pub trait Output {
+    /// Says which columns events have (none: a choice that fits every event). Writes nothing yet.
+    fn start(&mut self, columns: &[Column]) -> io::Result<()>;
+    /// Writes one event, into a buffer.
+    fn event(&mut self, event: &Event) -> io::Result<()>;
+    /// Shows the state so far: redrawn in place on a terminal, a block elsewhere.
+    fn live(&mut self, so_far: &Summary) -> io::Result<()>;
+    /// Hands on what is buffered: call it after each drain of the ring buffer.
+    fn flush(&mut self) -> io::Result<()>;
+    /// Writes the closing summary and flushes.
+    fn finish(&mut self, summary: &Summary) -> io::Result<()>;
+}
+
+/// The forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Aligned columns and blocks for people.
+    Table,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What the report is written to: a terminal of some size, or not a terminal.
+#[derive(Clone, Debug)]
+pub struct TermInfo {
+    size: Option<(usize, usize)>,
+    colour: bool,
+    // Asked again before each redraw, since windows are resized.
+    terminal: Option<Arc<OwnedFd>>,
+}
+
+impl TermInfo {
+    /// Not a terminal: nothing is cut, coloured or redrawn.
+    pub fn plain() -> TermInfo {
+        TermInfo {
+            size: None,
+            colour: false,
+            terminal: None,
+        }
+    }
+
+    /// What `stream` is. Colour needs a terminal, no `NO_COLOR`, and a `TERM` other than `dumb`.
+    pub fn of(stream: &impl AsFd) -> TermInfo {
+        let fd = stream.as_fd();
+        if !fd.is_terminal() {
+            return TermInfo::plain();
+        }
+        let unset = |name: &str| std::env::var_os(name).is_none_or(|v| v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let mut info = TermInfo {
+            size: Some((80, 24)),
+            colour: unset("NO_COLOR") && !dumb,
+            terminal: fd.try_clone_to_owned().ok().map(Arc::new),
+        };
+        info.refresh();
+        info
+    }
+
+    /// A terminal of a given size.
+    #[cfg(test)]
+    fn sized(width: usize, height: usize, colour: bool) -> TermInfo {
+        TermInfo {
+            size: Some((width, height)),
+            colour,
+            terminal: None,
+        }
+    }
+
+    /// Is it a terminal?
+    pub fn is_terminal(&self) -> bool {
+        self.size.is_some()
+    }
+
+    fn refresh(&mut self) {
+        if let Some(fd) = &self.terminal
+            && let Some((width, height)) = terminal_size::terminal_size_of(fd.as_fd())
+            && width.0 > 0
+            && height.0 > 0
+        {
+            self.size = Some((width.0.into(), height.0.into()));
+        }
+    }
+}
+
+/// Starts a report of `format` on `writer`, which `terminal` describes. The report does its own
+/// buffering: give it a plain file.
+pub fn open(format: Format, writer: Box<dyn Write>, terminal: TermInfo) -> Box<dyn Output> {
+    let sink = Sink::new(writer);
+    match format {
+        Format::Json => Box::new(json::Json::new(sink)),
+        Format::Table => Box::new(table::Table::new(
+            sink,
+            terminal,
+            jiff::tz::TimeZone::system(),
+        )),
+    }
+}
+
+/// A writer behind a large buffer that the forms append to directly.
+struct Sink {
+    writer: Box<dyn Write>,
+    buffer: Vec<u8>,
+}
+
+impl Sink {
+    /// Fewer, larger writes than this gain nothing measurable.
+    const FULL: usize = 128 * 1024;
+
+    fn new(writer: Box<dyn Write>) -> Sink {
+        Sink {
+            writer,
+            buffer: Vec::with_capacity(Self::FULL + 4096),
+        }
+    }
+
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buffer
+    }
+
+    /// Call after each piece appended: hands on when the buffer is full.
+    fn written(&mut self) -> io::Result<()> {
+        if self.buffer.len() >= Self::FULL {
+            self.flush()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let done = self
+            .writer
+            .write_all(&self.buffer)
+            .and_then(|()| self.writer.flush());
+        // Even after an error: what was partly written must not be written twice.
+        self.buffer.clear();
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::model::*;
+    use super::*;
+    use std::sync::Mutex;
+
+    /// A writer whose content the test keeps.
+    #[derive(Clone, Default)]
+    pub(super) struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Page {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).expect("reports are UTF-8")
+        }
+    }
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What a report in UTC writes for these calls.
+    pub(super) fn written(
+        format: Format,
+        terminal: TermInfo,
+        calls: impl FnOnce(&mut dyn Output) -> io::Result<()>,
+    ) -> String {
+        let page = Page::default();
+        let sink = Sink::new(Box::new(page.clone()));
+        let mut output: Box<dyn Output> = match format {
+            Format::Json => Box::new(json::Json::new(sink)),
+            Format::Table => Box::new(table::Table::new(sink, terminal, jiff::tz::TimeZone::UTC)),
+        };
+        calls(output.as_mut()).expect("a page takes everything");
+        output.flush().expect("a page takes everything");
+        page.text()
+    }
+
+    pub(super) fn an_event() -> Event {
+        Event {
+            probe: "statement".into(),
+            time_ns: 1_760_000_000_123_456_789,
+            pid: 812,
+            tid: 900,
+            comm: "mariadbd".into(),
+            latency_ns: Some(12_345),
+            fields: vec![
+                ("command".into(), Value::Name("Query".into())),
+                (
+                    "sql".into(),
+                    Value::Text {
+                        bytes: b"SELECT \"a\"\n".to_vec(),
+                        cut: false,
+                    },
+                ),
+                ("rows".into(), Value::Uint(3)),
+                ("delta".into(), Value::Int(-1)),
+                ("thd".into(), Value::Ptr(0x7f00_dead_0000)),
+                ("wait".into(), Value::Missing("unreadable")),
+            ],
+        }
+    }
+
+    pub(super) fn a_summary() -> Summary {
+        let comm = |name: &str| {
+            vec![(
+                "comm".to_string(),
+                Value::Text {
+                    bytes: name.into(),
+                    cut: false,
+                },
+            )]
+        };
+        Summary {
+            duration_ns: 2_000_000_000,
+            probes: vec![ProbeCount {
+                probe: "malloc".into(),
+                sites: 1,
+                hits: 1010,
+                aggregated: 1000,
+                filtered: 7,
+                dropped_ring: 1,
+                dropped_map: 2,
+                ..ProbeCount::default()
+            }],
+            histograms: vec![Histogram {
+                name: "size".into(),
+                key: vec![],
+                unit: "bytes".into(),
+                count: 1000,
+                min: 16,
+                max: 5000,
+                mean: 100.5,
+                p50: 32,
+                p90: 64,
+                p99: 4096,
+                p999: 5000,
+                buckets: vec![
+                    Bucket {
+                        low: 16,
+                        high: 16,
+                        count: 500,
+                    },
+                    Bucket {
+                        low: 64,
+                        high: 67,
+                        count: 490,
+                    },
+                    Bucket {
+                        low: 4864,
+                        high: 5119,
+                        count: 10,
+                    },
+                ],
+            }],
+            counts: vec![
+                Count {
+                    probe: "free".into(),
+                    key: comm("King"),
+                    count: 900,
+                },
+                Count {
+                    probe: "free".into(),
+                    key: comm("Queen"),
+                    count: 100,
+                },
+            ],
+            tables: vec![Table {
+                title: "top statements".into(),
+                columns: vec![
+                    "count".into(),
+                    "total".into(),
+                    "share".into(),
+                    "statement".into(),
+                ],
+                rows: vec![vec![
+                    Value::Uint(12),
+                    Value::Duration(1_450_000),
+                    Value::Share(0.75),
+                    Value::Text {
+                        bytes: b"SELECT ?".to_vec(),
+                        cut: false,
+                    },
+                ]],
+            }],
+            notes: vec!["2 statements were prepared before uprof started".into()],
+        }
+    }
+
+    #[test]
+    fn events_reach_the_writer_at_flush_and_when_the_buffer_fills() {
+        let page = Page::default();
+        let mut output = open(Format::Json, Box::new(page.clone()), TermInfo::plain());
+        output.event(&an_event()).unwrap();
+        assert_eq!(page.text(), "");
+        output.flush().unwrap();
+        assert_eq!(page.text().lines().count(), 1);
+        for _ in 0..1000 {
+            output.event(&an_event()).unwrap();
+        }
+        assert!(page.text().lines().count() > 500);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_told_as_a_broken_pipe() {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        for format in [Format::Table, Format::Json] {
+            let mut output = open(
+                format,
+                Box::new(writer.try_clone().unwrap()),
+                TermInfo::plain(),
+            );
+            output.event(&an_event()).unwrap();
+            assert_eq!(
+                output.flush().unwrap_err().kind(),
+                io::ErrorKind::BrokenPipe
+            );
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What a run has to say, before it takes a form: events, counts, histograms, and the accounting.
+//!
+//! The engine's records end as these types; [`super::table`] and [`super::json`] write them.
+
+use std::sync::Arc;
+
+/// One captured or computed value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value {
+    /// A signed integer.
+    Int(i64),
+    /// An unsigned integer.
+    Uint(u64),
+    /// An address: shown in hexadecimal.
+    Ptr(u64),
+    /// Bytes that the target holds as text; any bytes at all, they are escaped when written.
+    Text {
+        /// The bytes as captured.
+        bytes: Vec<u8>,
+        /// The text was longer than what was captured.
+        cut: bool,
+    },
+    /// The name of an enumerated value (`Query` for command 3).
+    Name(String),
+    /// A span of time in nanoseconds.
+    Duration(u64),
+    /// A part of a whole, 0 to 1: a per cent sign on the terminal, the fraction in JSON.
+    Share(f64),
+    /// There is no value, and why (`unreadable`): `null` in JSON.
+    Missing(&'static str),
+}
+
+/// One hit of a probe, or one finished call.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// The probe's name.
+    pub probe: Arc<str>,
+    /// When, in nanoseconds since the UNIX epoch; for a call, when it returned.
+    pub time_ns: u64,
+    /// The process (thread group).
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// The thread's name, as [`super::escape::comm`] makes it.
+    pub comm: String,
+    /// How long the call took, in nanoseconds; calls only.
+    pub latency_ns: Option<u64>,
+    /// The captures, in the recipe's order.
+    pub fields: Vec<(Arc<str>, Value)>,
+}
+
+/// Where every hit of one probe went:
+/// `hits = emitted + aggregated + filtered + dropped + unpaired`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProbeCount {
+    /// The probe's name.
+    pub probe: String,
+    /// At how many places it was set.
+    pub sites: u64,
+    /// How often it was hit.
+    pub hits: u64,
+    /// Shown as events.
+    pub emitted: u64,
+    /// Counted in a histogram or a count.
+    pub aggregated: u64,
+    /// Turned down by a filter.
+    pub filtered: u64,
+    /// Lost: the buffer to user space was full.
+    pub dropped_ring: u64,
+    /// Lost: a table of keys was full.
+    pub dropped_map: u64,
+    /// Calls whose return was not seen.
+    pub unpaired: u64,
+}
+
+impl ProbeCount {
+    /// Everything that was lost.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_ring + self.dropped_map
+    }
+}
+
+/// How many values fell between two bounds, both inclusive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The smallest value counted here.
+    pub low: u64,
+    /// The largest value counted here.
+    pub high: u64,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// A distribution of one value, for one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Histogram {
+    /// What was measured.
+    pub name: String,
+    /// The key, as `--by` names its parts; empty when there is none.
+    pub key: Vec<(String, Value)>,
+    /// `ns`, `bytes`, or any word; empty for plain numbers.
+    pub unit: String,
+    /// How many values.
+    pub count: u64,
+    /// The smallest, exactly.
+    pub min: u64,
+    /// The largest, exactly.
+    pub max: u64,
+    /// Their mean, exactly.
+    pub mean: f64,
+    /// Half of the values are at most this.
+    pub p50: u64,
+    /// 90 per cent of the values are at most this.
+    pub p90: u64,
+    /// 99 per cent of the values are at most this.
+    pub p99: u64,
+    /// 99.9 per cent of the values are at most this.
+    pub p999: u64,
+    /// The buckets that are not empty, in ascending order.
+    pub buckets: Vec<Bucket>,
+}
+
+/// How often one key was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Count {
+    /// The probe that counted.
+    pub probe: String,
+    /// The key, as `--by` names its parts; empty when there is none.
+    pub key: Vec<(String, Value)>,
+    /// How often.
+    pub count: u64,
+}
+
+/// A closing table of a recipe's own, such as the top statements.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Table {
+    /// What it shows.
+    pub title: String,
+    /// The columns' titles.
+    pub columns: Vec<String>,
+    /// The rows, as wide as the columns.
+    pub rows: Vec<Vec<Value>>,
+}
+
+/// What is said at the end of a run, and so far while it goes on.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// How long the probes were armed, in nanoseconds.
+    pub duration_ns: u64,
+    /// The accounting of each probe.
+    pub probes: Vec<ProbeCount>,
+    /// The distributions.
+    pub histograms: Vec<Histogram>,
+    /// The counts.
+    pub counts: Vec<Count>,
+    /// The recipe's own tables.
+    pub tables: Vec<Table>,
+    /// What the reader should know about this run, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// One column of the event table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// The heading.
+    pub title: String,
+    /// What stands in it.
+    pub value: ColumnValue,
+    /// The least width; without it what suits the value.
+    pub width: Option<usize>,
+}
+
+impl Column {
+    /// A column of the width that suits its value.
+    pub fn new(title: impl Into<String>, value: ColumnValue) -> Column {
+        Column {
+            title: title.into(),
+            value,
+            width: None,
+        }
+    }
+}
+
+/// What stands in a column of the event table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ColumnValue {
+    /// Local time of day.
+    Time,
+    /// The process.
+    Pid,
+    /// The thread.
+    Tid,
+    /// The thread's name.
+    Comm,
+    /// The probe's name.
+    Probe,
+    /// The call's latency.
+    Latency,
+    /// The capture of this name.
+    Field(Arc<str>),
+    /// Every capture that has no column of its own, as `name=value`.
+    Rest,
+}
