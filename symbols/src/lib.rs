@@ -1,1 +1,35 @@
-//! uprof-symbols
+//! From a name to a place in a file and back: functions of ELF executables and shared libraries, the
+//! instruction where a probe on them costs least, and the files that a running process has mapped.
+//! Knows nothing of probes.
+//!
+//! The usual flow: open an image, find functions, place a site in each.
+//!
+//! ```
+//! use uprof_symbols::{Image, Pattern, find_library_file};
+//! use uprof_symbols::site::{self, ArgSet, Purpose};
+//!
+//! let image = Image::open(&find_library_file("libc")?)?;
+//! for function in image.find(&Pattern::parse("malloc")?)? {
+//!     let site = image.place(&function, Purpose::EntryReturn, ArgSet::EMPTY.with(0))?;
+//!     println!("{} at file offset {:#x}: {} ({:?})", function.name(), site.offset, site.instruction(), site.cost);
+//! }
+//! # Ok::<(), uprof_symbols::Error>(())
+//! ```
+//!
+//! - [`image`]: one ELF file: its functions, imports, identity.
+//! - [`site`]: where in a function a probe may sit, and what it costs there.
+//! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
+
+mod arch;
+mod demangle;
+mod error;
+pub mod image;
+mod pattern;
+pub mod process;
+pub mod site;
+
+pub use demangle::demangle;
+pub use error::{Error, Result};
+pub use image::{FileId, Function, Image, NameSource};
+pub use pattern::Pattern;
+pub use process::{Process, find_library_file, find_program};

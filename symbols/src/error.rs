@@ -1,0 +1,167 @@
+//! The one error type of this crate: what was tried, on what, and what was found instead.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a name could not be turned into a place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The file could not be opened or read.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried, as a verb: "open", "read".
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A directory stands where a file was expected.
+    #[error("{} is a directory, not an executable or a shared library", .0.display())]
+    Directory(PathBuf),
+    /// The file is something else than ELF.
+    #[error("{} is not an ELF executable or shared library but {found}", path.display())]
+    NotElf {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like, e.g. `a script (starts with "#!/bin/sh")`.
+        found: String,
+    },
+    /// The ELF file ends before what its headers promise.
+    #[error("{} is cut short or damaged: {what}", path.display())]
+    Truncated {
+        /// The file.
+        path: PathBuf,
+        /// What is missing.
+        what: String,
+    },
+    /// ELF, but neither an executable nor a shared library.
+    #[error("{} is {found}: only executables and shared libraries run code", path.display())]
+    NotRunnable {
+        /// The file.
+        path: PathBuf,
+        /// What it is, e.g. "an object file (ET_REL)".
+        found: String,
+    },
+    /// A 32-bit ELF file (also x32).
+    #[error("{} is a 32-bit ELF file: only 64-bit programs can be probed", .0.display())]
+    WrongClass(PathBuf),
+    /// ELF for another processor.
+    #[error("{} is built for {found}: this uprof probes {expected} code", path.display())]
+    ForeignArch {
+        /// The file.
+        path: PathBuf,
+        /// The processor it is built for.
+        found: String,
+        /// The processor this build of the crate understands.
+        expected: &'static str,
+    },
+    /// The file names no function at all.
+    #[error("{} names no function: {why}", path.display())]
+    NoFunctions {
+        /// The file.
+        path: PathBuf,
+        /// Why, and what could help.
+        why: &'static str,
+    },
+    /// A pattern that cannot be read.
+    #[error("cannot read the function pattern \"{pattern}\": {why}")]
+    BadPattern {
+        /// The pattern as given.
+        pattern: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The offset is past the end of the function.
+    #[error("{function}+{offset:#x} is past its end: {function} has {size} bytes")]
+    PastEnd {
+        /// The function.
+        function: String,
+        /// Bytes from its start that were asked for.
+        offset: u64,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// The offset is inside an instruction: a breakpoint there would corrupt the program.
+    #[error(
+        "{function}+{offset:#x} is inside the instruction \"{instruction}\" at +{before:#x}: a probe there would corrupt the program; the instructions beside it start at +{before:#x} and +{after:#x}"
+    )]
+    InsideInstruction {
+        /// The function.
+        function: String,
+        /// Bytes from its start that were asked for.
+        offset: u64,
+        /// Where the instruction starts.
+        before: u64,
+        /// Where the next one starts.
+        after: u64,
+        /// The instruction, as text.
+        instruction: String,
+    },
+    /// The code cannot be decoded up to the place asked for.
+    #[error("{function}+{offset:#x} cannot be probed: the bytes at +{at:#x} are no instruction")]
+    Undecodable {
+        /// The function.
+        function: String,
+        /// Bytes from its start that were asked for.
+        offset: u64,
+        /// Where decoding failed.
+        at: u64,
+    },
+    /// The kernel refuses (or would mistake) the instruction.
+    #[error("{function}+{offset:#x} cannot be probed: its instruction \"{instruction}\" {why}")]
+    Unprobeable {
+        /// The function.
+        function: String,
+        /// Bytes from its start.
+        offset: u64,
+        /// The instruction, as text.
+        instruction: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// No such process (or it has just ended).
+    #[error("there is no process {pid}")]
+    NoSuchProcess {
+        /// The process id.
+        pid: u32,
+    },
+    /// Something of a process could not be read.
+    #[error("cannot read {what} of process {pid}: {why}")]
+    Process {
+        /// The process id.
+        pid: u32,
+        /// What was read, e.g. "/proc/PID/maps".
+        what: &'static str,
+        /// What the system said, and what could help.
+        why: String,
+    },
+    /// The process's dynamic linker has not yet published (or does not publish) what it loaded.
+    #[error("the list of libraries of process {pid} cannot be followed yet: {why}")]
+    LinkMap {
+        /// The process id.
+        pid: u32,
+        /// How far it got.
+        why: String,
+    },
+    /// No program of that name was found.
+    #[error("no program \"{name}\" in {}", searched.join(":"))]
+    NoSuchProgram {
+        /// The name.
+        name: String,
+        /// The directories that were searched.
+        searched: Vec<String>,
+    },
+    /// No library of that name was found.
+    #[error("no library \"{name}\" in the dynamic linker's cache or in {}", searched.join(":"))]
+    NoSuchLibrary {
+        /// The name.
+        name: String,
+        /// The directories that were searched.
+        searched: Vec<String>,
+    },
+}
+
+/// This crate's results.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
