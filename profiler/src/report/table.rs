@@ -327,7 +327,9 @@ pub(super) fn show(out: &mut String, value: &Value) {
         Value::Duration(ns) => out.push_str(&units::duration_aligned(*ns as f64)),
         Value::Share(part) => out.push_str(&units::share(*part)),
         Value::Missing(why) => {
-            let _ = write!(out, "({why})");
+            if !why.is_empty() {
+                let _ = write!(out, "({why})");
+            }
         }
     }
 }
