@@ -23,12 +23,18 @@ mod ledger {
 
     #[inline(never)]
     pub fn total(accounts: &[Account]) -> u64 {
-        black_box(accounts).iter().map(|account| account.balance).sum()
+        black_box(accounts)
+            .iter()
+            .map(|account| account.balance)
+            .sum()
     }
 }
 
 fn main() -> io::Result<()> {
-    let calls: u64 = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(1000);
+    let calls: u64 = std::env::args()
+        .nth(1)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1000);
     println!("{{\"ready\":true,\"pid\":{}}}", std::process::id());
     io::stdout().flush()?;
     let mut input = io::stdin();

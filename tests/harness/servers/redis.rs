@@ -1,0 +1,93 @@
+//! Redis.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+use super::super::machine::tool;
+use super::super::wait_for;
+
+/// A running redis server that keeps nothing on disk.
+pub struct Redis {
+    child: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Redis {
+    /// Starts the server.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("uprof-redis-")
+            .tempdir()
+            .expect("a temporary folder");
+        let port = super::free_port();
+        let child = Command::new(tool("redis-server"))
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+            ])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start redis-server");
+        let server = Self {
+            child,
+            port,
+            _folder: folder,
+        };
+        wait_for("redis to listen", || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
+        assert_eq!(server.connect().ask("PING"), "+PONG");
+        server
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A connection.
+    pub fn connect(&self) -> RedisClient {
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect to redis");
+        RedisClient {
+            reader: BufReader::new(stream),
+        }
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        super::end(&mut self.child);
+    }
+}
+
+/// A connection that sends commands as lines of text.
+pub struct RedisClient {
+    reader: BufReader<TcpStream>,
+}
+
+impl RedisClient {
+    /// Sends one command and returns the first line of the answer.
+    pub fn ask(&mut self, command: &str) -> String {
+        self.reader
+            .get_mut()
+            .write_all(format!("{command}\r\n").as_bytes())
+            .expect("write to redis");
+        let mut line = String::new();
+        self.reader.read_line(&mut line).expect("read from redis");
+        line.trim_end().to_owned()
+    }
+}

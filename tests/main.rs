@@ -1,0 +1,14 @@
+//! End-to-end tests: they drive the real binary against real servers and small programs that count
+//! their own calls. One file an area; `harness` is what they stand on. All need root.
+
+mod command;
+mod count;
+mod errors;
+mod harness;
+mod house;
+mod latency;
+mod malloc;
+mod mysql;
+mod mysql8;
+mod output;
+mod trace;
