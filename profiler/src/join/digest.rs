@@ -206,13 +206,15 @@ impl Folded {
         let mut out = String::new();
         let mut before: Option<&Piece> = None;
         for piece in &self.pieces {
-            let tight = match (before, piece) {
-                (None, _) => true,
-                (Some(Piece::Open | Piece::Dot | Piece::At), _) => true,
-                (_, Piece::Close | Piece::Comma | Piece::Dot | Piece::SemiColon) => true,
-                (Some(Piece::Name(_)), Piece::Open | Piece::List) => true,
-                _ => false,
-            };
+            let tight = matches!(
+                (before, piece),
+                (None | Some(Piece::Open | Piece::Dot | Piece::At), _)
+                    | (
+                        _,
+                        Piece::Close | Piece::Comma | Piece::Dot | Piece::SemiColon
+                    )
+                    | (Some(Piece::Name(_)), Piece::Open | Piece::List)
+            );
             if !tight {
                 out.push(' ');
             }

@@ -6,10 +6,9 @@
 //! which one thread (and whatever waited for it) wrote, and the client can only use a number after PREPARE
 //! returned; so every record is handled when it comes, with nothing to sort.
 
-use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lru::LruCache;
 
@@ -23,7 +22,7 @@ pub struct Text {
     pub bytes: Arc<[u8]>,
     /// The statement was longer than what was captured.
     pub cut: bool,
-    digest: OnceCell<Digest>,
+    digest: OnceLock<Digest>,
 }
 
 impl Text {
@@ -268,7 +267,7 @@ impl Statements {
         let text = Arc::new(Text {
             bytes: key.0.clone(),
             cut,
-            digest: OnceCell::new(),
+            digest: OnceLock::new(),
         });
         self.texts.insert(key, text.clone());
         text
