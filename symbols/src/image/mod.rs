@@ -107,6 +107,8 @@ pub struct Image {
     headers: Headers,
     symbols: OnceLock<Symbols>,
     window: Mutex<Window>,
+    /// Code looked at aside: compilers put cold parts together, far from the functions.
+    aside: Mutex<Window>,
 }
 
 #[derive(Debug, Default)]
@@ -151,6 +153,7 @@ impl Image {
             headers,
             symbols: OnceLock::new(),
             window: Mutex::new(Window::default()),
+            aside: Mutex::new(Window::default()),
         })
     }
 
@@ -443,8 +446,12 @@ impl Image {
     /// # Errors
     /// As [`Image::code`] and [`site::place`].
     pub fn place(&self, function: &Function, purpose: Purpose, live_args: ArgSet) -> Result<Site> {
+        let around = Around {
+            image: self,
+            symbols: self.symbols()?,
+        };
         self.with_code(function, CODE_LIMIT, |code| {
-            site::place(function, code, purpose, live_args)
+            site::place_in(&around, function, code, purpose, live_args)
         })?
     }
 
@@ -488,6 +495,41 @@ impl Image {
             }
         }
         Ok(sites)
+    }
+}
+
+struct Around<'a> {
+    image: &'a Image,
+    symbols: &'a Symbols,
+}
+
+impl site::Surroundings for Around<'_> {
+    fn is_known(&self, address: u64) -> bool {
+        self.symbols.is_inside(address)
+    }
+
+    fn code_at(&self, address: u64) -> Vec<u8> {
+        /// Longer than most cold parts; the longest instruction at its end may be cut.
+        const LEN: usize = 512;
+        let headers = &self.image.headers;
+        let Some(offset) = headers.code_offset(address) else {
+            return Vec::new();
+        };
+        let left = headers.code_end(address).saturating_sub(address);
+        let len = usize::try_from(left).map_or(LEN, |left| left.min(LEN));
+        let mut window = self
+            .image
+            .aside
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if window.find(offset, len).is_none()
+            && self.image.fill(&mut window, offset, WINDOW / 8).is_err()
+        {
+            return Vec::new();
+        }
+        window
+            .find(offset, len)
+            .map_or_else(Vec::new, |start| window.bytes[start..start + len].to_vec())
     }
 }
 

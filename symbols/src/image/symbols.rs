@@ -228,6 +228,20 @@ impl Symbols {
         (address < function.end).then_some(function)
     }
 
+    /// Whether ADDRESS lies in a function with a size. The `.cold` parts that GCC splits off carry symbols of their
+    /// own, but are no functions: they jump back.
+    pub(crate) fn is_inside(&self, address: u64) -> bool {
+        let past = self
+            .entries
+            .partition_point(|entry| entry.address <= address);
+        let Some(entry) = past.checked_sub(1).and_then(|at| self.entries.get(at)) else {
+            return false;
+        };
+        self.symbol(entry)
+            .is_some_and(|symbol| address - entry.address < symbol.st_size.get(LE))
+            && !self.name(entry).windows(5).any(|part| part == b".cold")
+    }
+
     /// Whether NAME is defined as a function; with EXPORTED, one that others can bind to. An executable without
     /// `.dynsym` exports nothing, yet its own calls bind within: there `.symtab`'s global names count.
     pub(crate) fn defines(&self, name: &[u8], exported: bool) -> bool {

@@ -1,0 +1,47 @@
+//! Prints what opening, finding and placing cost: `cargo run --release -p uprof-symbols --example timing FILE PATTERN`.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use uprof_symbols::site::{ArgSet, Purpose};
+use uprof_symbols::{Image, Pattern};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1);
+    let (Some(file), Some(pattern)) = (args.next(), args.next()) else {
+        return Err("usage: timing FILE PATTERN".into());
+    };
+    let pattern = Pattern::parse(&pattern)?;
+    for purpose in [Purpose::Entry, Purpose::EntryReturn] {
+        let start = Instant::now();
+        let image = Image::open(file.as_ref())?;
+        let found = image.find(&pattern)?;
+        let opened = start.elapsed();
+        let start = Instant::now();
+        let (mut costs, mut moved, mut refused) = (BTreeMap::new(), 0, 0);
+        for function in &found {
+            match image.place(function, purpose, ArgSet::REGISTERS) {
+                Ok(site) => {
+                    *costs.entry(site.cost).or_insert(0) += 1;
+                    moved += u32::from(site.moved > 0);
+                }
+                Err(_) => refused += 1,
+            }
+        }
+        let placed = start.elapsed();
+        println!(
+            "{purpose:?}: {} functions found in {opened:.1?}, placed in {placed:.1?}: {costs:?}, {moved} moved, {refused} refused",
+            found.len()
+        );
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    print!(
+        "{}",
+        status
+            .lines()
+            .filter(|line| line.starts_with("VmHWM"))
+            .collect::<String>()
+    );
+    println!();
+    Ok(())
+}
