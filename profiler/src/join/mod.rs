@@ -17,12 +17,14 @@ use top::Top;
 pub struct Commands {
     /// Names for the report; a number without one is shown as it is.
     pub names: Vec<(u64, String)>,
-    /// Commands whose own text is a statement.
+    /// Commands whose own text is a statement; empty: all that are in none of the lists below.
     pub text: Vec<u64>,
     /// Commands that prepare the statement in their own text.
     pub prepare: Vec<u64>,
     /// Commands that run a prepared statement by its number.
     pub execute: Vec<u64>,
+    /// Other commands about a prepared statement: they show its text and are not counted for it.
+    pub uses: Vec<u64>,
     /// Commands after which one prepared statement is gone.
     pub close: Vec<u64>,
     /// Commands after which all of the connection's prepared statements are gone.
@@ -133,7 +135,7 @@ impl Join {
             // The time of PREPARE is not the statement's: it is seen in the command's own histogram.
             match (&statement, call.text) {
                 (Statement::Own, Some((bytes, cut)))
-                    if !self.commands.prepare.contains(&call.command) =>
+                    if !bytes.is_empty() && !self.commands.prepare.contains(&call.command) =>
                 {
                     self.top
                         .statement(&digest::digest(bytes, cut), call.latency_ns);
@@ -198,9 +200,10 @@ mod tests {
             ]
             .map(|(n, name)| (n, name.to_string()))
             .to_vec(),
-            text: vec![3],
+            text: vec![],
             prepare: vec![22],
             execute: vec![23, 250],
+            uses: vec![28],
             close: vec![25],
             forget: vec![1, 17, 31],
             last_id: Some(u32::MAX),
@@ -275,7 +278,12 @@ mod tests {
             kept: true,
             ..query
         });
-        assert_eq!(join.call(&simple(10, 0xa, 14)), Value::Missing(""));
+        let empty = Value::Text {
+            bytes: vec![],
+            cut: false,
+        };
+        assert_eq!(join.call(&simple(10, 0xa, 14)), empty);
+        assert_eq!(join.call(&simple(10, 0xa, 1)), Value::Missing(""));
         assert_eq!(
             join.call(&Call {
                 text: None,
@@ -306,6 +314,7 @@ mod tests {
             [
                 (name("Execute"), 5),
                 (name("Query"), 2),
+                (name("Quit"), 1),
                 (name("14"), 1),
                 (name("Prepare"), 1)
             ]

@@ -113,20 +113,23 @@ impl Statements {
             }
             return statement;
         }
-        if self.commands.close.contains(&command) {
+        let closes = self.commands.close.contains(&command);
+        if closes || self.commands.uses.contains(&command) {
             let statement = self.of(call);
-            self.forget(call);
-            // That an unknown statement was closed is no loss.
-            return if matches!(statement, Statement::Missing(_)) {
-                Statement::Nothing
-            } else {
-                statement
+            if closes {
+                self.forget(call);
+            }
+            // That the text of one that only was closed or reset is not known is no loss.
+            return match statement {
+                Statement::Missing(_) => Statement::Nothing,
+                known => known,
             };
         }
         if self.commands.forget.contains(&command) {
             self.forget_connection(call.pid, call.connection);
+            return Statement::Nothing;
         }
-        if self.commands.text.contains(&command) {
+        if self.commands.text.is_empty() || self.commands.text.contains(&command) {
             Statement::Own
         } else {
             Statement::Nothing
@@ -335,6 +338,18 @@ mod tests {
             "SELECT 3"
         );
         assert_eq!(shown(s.call(&execute(10, 0xa, LAST))), "SELECT 3");
+        let fetch = Call {
+            command: 28,
+            ..execute(10, 0xa, 2)
+        };
+        assert_eq!(shown(s.call(&fetch)), "SELECT 3");
+        assert_eq!(
+            shown(s.call(&Call {
+                statement_id: Some(77),
+                ..fetch
+            })),
+            ""
+        );
         assert_eq!(
             shown(s.call(&Call {
                 command: 25,
