@@ -141,7 +141,7 @@ fn histogram_block(out: &mut String, h: &Histogram, seconds: f64, style: &Style)
         let _ = write!(out, "  {name} {}", units::quantity(value as f64, &h.unit));
     }
     out.push_str("\n\n");
-    bars(out, h);
+    bars(out, h, style);
     out.push('\n');
 }
 
@@ -185,7 +185,7 @@ fn collapse(h: &Histogram) -> Vec<Bar> {
     bars
 }
 
-fn bars(out: &mut String, h: &Histogram) {
+fn bars(out: &mut String, h: &Histogram, style: &Style) {
     let bars = collapse(h);
     let most = bars.iter().map(|b| b.count).max().unwrap_or(0).max(1);
     let total: u64 = bars.iter().map(|b| b.count).sum();
@@ -203,9 +203,14 @@ fn bars(out: &mut String, h: &Histogram) {
     let low_width = lows.iter().map(|(low, _)| low.len()).max().unwrap_or(0);
     let high_width = lows.iter().map(|(_, high)| high.len()).max().unwrap_or(0);
     let count_width = most.to_string().len();
+    // What stands before the bar: brackets, comma and gaps, and a share of up to `100.0 %`.
+    let before = low_width + high_width + count_width + 19;
+    let room = style.width.map_or(BAR_WIDTH, |width| {
+        width.saturating_sub(before).clamp(8, BAR_WIDTH)
+    });
     for (bar, (low, high)) in bars.iter().zip(&lows) {
         let share = units::share(bar.count as f64 / total.max(1) as f64);
-        let drawn = draw_bar(bar.count as f64 / most as f64);
+        let drawn = draw_bar(bar.count as f64 / most as f64, room);
         let line = format!(
             "  [{low:>low_width$}, {high:>high_width$})  {:>count_width$}  {share:>7}  {drawn}",
             bar.count
@@ -214,10 +219,10 @@ fn bars(out: &mut String, h: &Histogram) {
     }
 }
 
-/// A bar of `part` of the full width, in eighths of a character; never nothing for something.
-fn draw_bar(part: f64) -> String {
+/// A bar of `part` of `room`, in eighths of a character; never nothing for something.
+fn draw_bar(part: f64, room: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let eighths = (part * (BAR_WIDTH * 8) as f64).round() as usize;
+    let eighths = (part * (room * 8) as f64).round() as usize;
     let eighths = if part > 0.0 { eighths.max(1) } else { 0 };
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
@@ -505,6 +510,19 @@ latency
         let all = render(&summary, &Style::file(), true);
         assert_eq!(all.lines().filter(|l| l.contains(" %")).count(), 120);
         assert!(!all.contains("more"));
+    }
+
+    #[test]
+    fn bars_fit_a_terminal() {
+        let style = Style {
+            width: Some(60),
+            colour: false,
+            rows: None,
+        };
+        let mut out = String::new();
+        bars(&mut out, &a_summary().histograms[0], &style);
+        let widest = out.lines().map(unicode_width::UnicodeWidthStr::width).max();
+        assert_eq!(widest, Some(60));
     }
 
     #[test]
