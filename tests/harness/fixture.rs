@@ -25,6 +25,8 @@ pub enum Fixture {
     ExitsEarly,
     /// MySQL 8's `dispatch_command`, as a program named `mysqld`.
     Mysql8,
+    /// The same where `net_write_packet` was inlined.
+    Mysql8Inlined,
     /// A Rust program.
     RustCalls,
     /// A 32-bit program.
@@ -52,6 +54,7 @@ impl Fixture {
             Self::EndbrNone => ("endbr.c", "endbr-none", &["-fcf-protection=none"]),
             Self::ExitsEarly => ("exits_early.c", "exits-early", &[]),
             Self::Mysql8 => ("mysql8.cc", "mysqld", &[]),
+            Self::Mysql8Inlined => ("mysql8.cc", "mysqld", &["-DPACKETS_ALONE"]),
             Self::RustCalls => ("rust_calls.rs", "rust-calls", &[]),
             Self::Elf32 => ("elf32.s", "elf32", &[]),
         }

@@ -3,10 +3,15 @@
  * Debian ships no MySQL, so this stands in for it: dispatch_command() with
  * MySQL 8's signature, its COM_DATA layout (the text of a query and of a
  * PREPARE is the first pointer, its length the unsigned int after it; the
- * statement id comes first in EXECUTE, RESET and CLOSE), and my_net_write(),
- * through which the server answers a PREPARE with a 12-byte packet (13 bytes
- * for clients that can do without metadata): 0, the statement's id in four
- * bytes, columns, parameters, 0, warnings.
+ * statement id comes first in EXECUTE, RESET and CLOSE), and the way of
+ * its answers: my_net_write() puts a packet behind its header (length in three
+ * bytes, sequence number) into a buffer, and net_flush() hands the buffer to
+ * net_write_packet(). A PREPARE is answered by a packet of 12 bytes (13 for
+ * clients that can do without metadata): 0, the statement's id in four bytes,
+ * columns, parameters, 0, warnings.
+ *
+ * Built with -DPACKETS_ALONE there is no net_write_packet: a server where it
+ * was inlined.
  *
  *   --sessions S --executes E   --slow-ms M (every session's second statement)
  *   --gate --hold
@@ -66,23 +71,49 @@ union COM_DATA {
 };
 
 struct NET {
-    unsigned char last[64];
-    size_t length;
+    unsigned char buffer[256];
+    size_t used;
+    unsigned char sequence;
+    size_t sent;
 };
 
 struct THD {
-    NET net;
+    NET net{};
     unsigned next_statement = 1;
     bool optional_metadata = false;
 };
 
 static uint64_t slow_ms;
 
+#ifndef PACKETS_ALONE
+__attribute__((noinline, noipa)) bool net_write_packet(NET *net, const unsigned char *packet, size_t length)
+{
+    net->sent += length + (packet[0] & 0);
+    return false;
+}
+#endif
+
+extern "C" __attribute__((noinline, noipa)) bool net_flush(NET *net)
+{
+#ifndef PACKETS_ALONE
+    if (net->used)
+        net_write_packet(net, net->buffer, net->used);
+#endif
+    net->used = 0;
+    return false;
+}
+
 extern "C" __attribute__((noinline, noipa)) bool my_net_write(NET *net, const unsigned char *packet,
                                                               size_t length)
 {
-    net->length = length < sizeof net->last ? length : sizeof net->last;
-    memcpy(net->last, packet, net->length);
+    if (net->used + 4 + length > sizeof net->buffer)
+        _exit(74);
+    unsigned char *to = net->buffer + net->used;
+    to[0] = (unsigned char)length;
+    to[1] = to[2] = 0;
+    to[3] = ++net->sequence;
+    memcpy(to + 4, packet, length);
+    net->used += 4 + length;
     return false;
 }
 
@@ -101,6 +132,12 @@ static void write_row_like_prepare(THD *thd)
     my_net_write(&thd->net, row, sizeof row);
 }
 
+static void write_error(THD *thd)
+{
+    unsigned char error[] = "\377\050\004#42000";
+    my_net_write(&thd->net, error, sizeof error - 1);
+}
+
 static void write_prepare_answer(THD *thd)
 {
     unsigned char answer[13] = {0};
@@ -113,16 +150,17 @@ static void write_prepare_answer(THD *thd)
     my_net_write(&thd->net, column, 12);
 }
 
-__attribute__((noinline, noipa)) bool dispatch_command(THD *thd, const COM_DATA *data,
-                                                       enum enum_server_command command)
+static bool run_command(THD *thd, const COM_DATA *data, enum enum_server_command command)
 {
     switch (command) {
     case COM_QUERY:
         write_row_like_prepare(thd);
         return memmem(data->query.text, data->query.length, "BAD", 3) != nullptr;
     case COM_STMT_PREPARE:
-        if (memmem(data->prepare.text, data->prepare.length, "BAD", 3) != nullptr)
+        if (memmem(data->prepare.text, data->prepare.length, "BAD", 3) != nullptr) {
+            write_error(thd);
             return true;
+        }
         write_prepare_answer(thd);
         return false;
     case COM_STMT_EXECUTE:
@@ -135,6 +173,15 @@ __attribute__((noinline, noipa)) bool dispatch_command(THD *thd, const COM_DATA 
     default:
         return false;
     }
+}
+
+__attribute__((noinline, noipa)) bool dispatch_command(THD *thd, const COM_DATA *data,
+                                                       enum enum_server_command command)
+{
+    thd->net.sequence = 0;
+    bool failed = run_command(thd, data, command);
+    net_flush(&thd->net);
+    return failed;
 }
 
 struct Seen {
