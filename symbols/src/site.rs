@@ -457,7 +457,15 @@ mod tests {
         let sub_rsp: &[u8] = &[0x48, 0x83, 0xec, 0x08];
         let call: &[u8] = &[0xe8, 0, 0, 0, 0];
         let add_rsp: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
-        let cases: &[(&str, Vec<u8>, Purpose, ArgSet, &str, (u64, Cost))] = &[
+        type Case = (
+            &'static str,
+            Vec<u8>,
+            Purpose,
+            ArgSet,
+            &'static str,
+            (u64, Cost),
+        );
+        let cases: &[Case] = &[
             (
                 "push first",
                 code(&[push, &[0x5d], ret]),

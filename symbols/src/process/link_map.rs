@@ -36,6 +36,7 @@ pub(super) fn binding_of(process: &Process, symbol: &str) -> Result<Option<Objec
     }
     let maps = process.maps()?;
     let objects = process.objects_in(&maps);
+    let program = process.program_among(&objects)?;
     let memory = Memory::open(process.pid)?;
     let mut at = memory.word(r_debug(process, &exe, &memory, &maps)? + R_MAP)?;
     if at == 0 {
@@ -57,7 +58,7 @@ pub(super) fn binding_of(process: &Process, symbol: &str) -> Result<Option<Objec
             .find(|map| (map.address.0..map.address.1).contains(&dynamic_section));
         let object = mapping.and_then(|map| objects.iter().find(|object| object.id == map_id(map)));
         if let Some(object) = object
-            && defines(&exe, object, symbol)?
+            && defines(&exe, program, object, symbol)?
         {
             return Ok(Some(object.clone()));
         }
@@ -66,16 +67,13 @@ pub(super) fn binding_of(process: &Process, symbol: &str) -> Result<Option<Objec
     Ok(None)
 }
 
-fn defines(exe: &Image, object: &Object, symbol: &str) -> Result<bool> {
-    if exe.file_id().ino == object.id.ino && exe.path().exists() && is_same(exe, object) {
+/// Whether calls that the process resolves through OBJECT's place in the list end there.
+fn defines(exe: &Image, program: Option<&Object>, object: &Object, symbol: &str) -> Result<bool> {
+    if program == Some(object) {
         // The program's own calls bind to its own function whether it is exported or not.
         return Ok(exe.exports(symbol)? || (!exe.imports(symbol)? && exe.defines(symbol)?));
     }
     Image::open(&object.open_path)?.exports(symbol)
-}
-
-fn is_same(exe: &Image, object: &Object) -> bool {
-    Image::open(&object.open_path).is_ok_and(|image| image.file_id() == exe.file_id())
 }
 
 /// The address of `r_debug` in the process.

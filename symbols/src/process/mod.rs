@@ -11,6 +11,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
@@ -208,20 +209,27 @@ impl Process {
     /// # Errors
     /// As [`Process::objects`], or its file has no executable mapping.
     pub fn program(&self) -> Result<Object> {
-        let exe =
-            fs::metadata(self.exe()).map_err(|error| failed(self.pid, "/proc/PID/exe", &error))?;
-        let name = self.exe_name()?;
         let objects = self.objects()?;
-        let inode = std::os::unix::fs::MetadataExt::ino(&exe);
-        let found = objects.iter().find(|o| o.id.ino == inode && o.path == name);
-        found
-            .or_else(|| objects.iter().find(|o| o.id.ino == inode))
+        self.program_among(&objects)?
             .cloned()
             .ok_or_else(|| Error::Process {
                 pid: self.pid,
                 what: "/proc/PID/maps",
-                why: format!("{} has no executable mapping there", name.display()),
+                why: "its program has no executable mapping there (it is starting or ending)"
+                    .into(),
             })
+    }
+
+    /// By inode and name: overlays give another device number in maps than stat does.
+    fn program_among<'a>(&self, objects: &'a [Object]) -> Result<Option<&'a Object>> {
+        let exe =
+            fs::metadata(self.exe()).map_err(|error| failed(self.pid, "/proc/PID/exe", &error))?;
+        let name = self.exe_name()?;
+        let mut same = objects.iter().filter(|object| object.id.ino == exe.ino());
+        Ok(same
+            .clone()
+            .find(|object| object.path == name)
+            .or_else(|| same.next()))
     }
 
     /// The object whose definition of SYMBOL the process uses: the first in the dynamic linker's order that

@@ -1,0 +1,8 @@
+//! The crate against real files and programs: what Debian ships, and fixtures compiled on the spot.
+
+mod fixtures;
+mod image;
+mod patterns;
+mod process;
+mod refusals;
+mod sites;
