@@ -1,0 +1,36 @@
+//! The recipes that come with uprof.
+
+/// A recipe inside the binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Builtin {
+    /// Its name: `uprof recipe NAME`.
+    pub name: &'static str,
+    /// Its text.
+    pub text: &'static str,
+}
+
+impl Builtin {
+    /// Its text under the name that messages use: `builtin:NAME`.
+    pub fn source(&self) -> crate::Source {
+        crate::Source::new(format!("builtin:{}", self.name), self.text)
+    }
+}
+
+/// All of them, by name.
+pub fn builtin() -> &'static [Builtin] {
+    &[
+        Builtin {
+            name: "malloc",
+            text: include_str!("../builtin/malloc.toml"),
+        },
+        Builtin {
+            name: "mysql-queries",
+            text: include_str!("../builtin/mysql-queries.toml"),
+        },
+    ]
+}
+
+/// The one of that name.
+pub fn find(name: &str) -> Option<&'static Builtin> {
+    builtin().iter().find(|b| b.name == name)
+}

@@ -1,0 +1,496 @@
+//! Expressions: C-like text to a typed tree.
+//!
+//! - `grammar.pest`, `parse`: text -> syntax tree, with bounds on length and depth
+//! - `literal`: numbers, durations, sizes, characters, texts
+//! - `check`: syntax tree -> typed tree; what has no meaning is an error with its place
+//! - `text`: comparing texts
+//! - `fold`: constants are computed here, not in the kernel
+//! - `display`: back to text
+
+mod check;
+mod display;
+mod fold;
+mod literal;
+mod parse;
+mod text;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Source};
+use crate::model::Value;
+
+pub(crate) use check::is_reserved;
+pub(crate) use literal::{duration as parse_duration, size as parse_size};
+
+/// The longest expression, in bytes.
+pub const MAX_LENGTH: usize = 8192;
+/// How deep an expression may nest (parentheses, operators in a row, `?:`), so that nothing that walks it
+/// can run out of stack.
+pub const MAX_DEPTH: usize = 128;
+/// The longest text that a captured one can be compared with, in bytes.
+pub const MAX_COMPARED: usize = 63;
+
+/// A checked expression.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Expr {
+    /// What it is.
+    pub kind: Kind,
+    /// Its type.
+    pub ty: Type,
+    /// Byte range in the [`Source`] it was parsed from.
+    pub span: Range<usize>,
+}
+
+/// A type.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Type {
+    /// An integer. Truth values are `int`s that are 0 or 1.
+    Int {
+        /// 8, 16, 32 or 64.
+        bits: u8,
+        /// Two's complement.
+        signed: bool,
+    },
+    /// An address in the probed process.
+    Ptr {
+        /// What stands there.
+        to: Box<Type>,
+    },
+    /// What a `void*` points to; no value has this type.
+    Void,
+    /// A text: `comm`, `str(p)`, a literal.
+    Str,
+    /// Bytes: `buf(p, n)`.
+    Bytes,
+}
+
+impl Type {
+    /// `u64`.
+    pub const U64: Type = Type::Int {
+        bits: 64,
+        signed: false,
+    };
+    /// `i64`.
+    pub const I64: Type = Type::Int {
+        bits: 64,
+        signed: true,
+    };
+    /// `u32`.
+    pub const U32: Type = Type::Int {
+        bits: 32,
+        signed: false,
+    };
+    /// `int`: the type of comparisons.
+    pub const INT: Type = Type::Int {
+        bits: 32,
+        signed: true,
+    };
+
+    /// Integer or pointer: what fits a register.
+    pub fn is_scalar(&self) -> bool {
+        matches!(self, Type::Int { .. } | Type::Ptr { .. })
+    }
+
+    /// The size of a value of this type in memory; `void` counts 1, as in GNU C. `None` for texts.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Type::Int { bits, .. } => Some(u64::from(*bits) / 8),
+            Type::Ptr { .. } => Some(8),
+            Type::Void => Some(1),
+            Type::Str | Type::Bytes => None,
+        }
+    }
+}
+
+/// What an expression is. All arithmetic is on 64 bits: narrower values were extended by their own type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Kind {
+    /// A constant, extended to 64 bits by its type.
+    Int(u64),
+    /// A constant text: only as the right side of `==` or `!=`.
+    Str(String),
+    /// Something known at every hit.
+    Builtin(Builtin),
+    /// Argument 0 to 9, as the calling convention passes it; `u64`.
+    Arg(u8),
+    /// The return value; `i64`; calls only.
+    Retval,
+    /// From entry to return in nanoseconds; `u64`; calls only.
+    Latency,
+    /// A capture by name; [`Expr::with_captures`] puts its expression in its place.
+    Capture(String),
+    /// What stands at an address; as wide as the node's type (integer or pointer).
+    Load(Box<Expr>),
+    /// A unary operation.
+    Unary {
+        /// Which.
+        op: UnOp,
+        /// On what.
+        e: Box<Expr>,
+    },
+    /// A binary operation; pointer arithmetic is already scaled. Sides are both scalars, or (for `Eq` and
+    /// `Ne`) a text and a constant text.
+    Binary {
+        /// Which.
+        op: BinOp,
+        /// Whether division, remainder, right shift and order compare signed.
+        signed: bool,
+        /// Left side.
+        a: Box<Expr>,
+        /// Right side.
+        b: Box<Expr>,
+    },
+    /// `c ? a : b`
+    Cond {
+        /// The condition.
+        c: Box<Expr>,
+        /// Its value when the condition is not 0.
+        a: Box<Expr>,
+        /// Its value when it is 0.
+        b: Box<Expr>,
+    },
+    /// The value cut to the node's type, then extended.
+    Cast(Box<Expr>),
+    /// `str(addr)`: up to the NUL; `str(addr, len)`: exactly `len` bytes.
+    ReadStr {
+        /// Where.
+        addr: Box<Expr>,
+        /// How many bytes.
+        len: Option<Box<Expr>>,
+    },
+    /// `buf(addr, len)`
+    ReadBuf {
+        /// Where.
+        addr: Box<Expr>,
+        /// How many bytes.
+        len: Box<Expr>,
+    },
+    /// `after(e)`: memory in `e` is read when the call returns; arguments and builtins in it are still those
+    /// of the entry. Calls only; never nested.
+    After(Box<Expr>),
+}
+
+/// Something known at every hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Builtin {
+    /// Process id (`u32`).
+    Pid,
+    /// Thread id (`u32`).
+    Tid,
+    /// Real user id (`u32`).
+    Uid,
+    /// Real group id (`u32`).
+    Gid,
+    /// Id of the control group (`u64`).
+    Cgroup,
+    /// Monotonic clock in nanoseconds (`u64`).
+    Nsecs,
+    /// Number of the processor (`u32`).
+    Cpu,
+    /// Name of the thread (text of up to 15 bytes).
+    Comm,
+}
+
+/// Unary operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UnOp {
+    /// `-`
+    Neg,
+    /// `~`
+    BitNot,
+    /// `!`
+    LogNot,
+}
+
+/// Binary operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)] // each is its C operator
+pub enum BinOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Rem,
+    And,
+    Or,
+    Xor,
+    Shl,
+    Shr,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    LogAnd,
+    LogOr,
+}
+
+impl Expr {
+    /// A constant of type `u64`.
+    pub fn int(value: u64) -> Expr {
+        Expr {
+            kind: Kind::Int(value),
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// Something known at every hit.
+    pub fn builtin(builtin: Builtin) -> Expr {
+        Expr {
+            ty: builtin.ty(),
+            kind: Kind::Builtin(builtin),
+            span: 0..0,
+        }
+    }
+
+    /// Argument `n`, a `u64`.
+    pub fn arg(n: u8) -> Expr {
+        Expr {
+            kind: Kind::Arg(n),
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The latency of a call.
+    pub fn latency() -> Expr {
+        Expr {
+            kind: Kind::Latency,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The return value of a call.
+    pub fn retval() -> Expr {
+        Expr {
+            kind: Kind::Retval,
+            ty: Type::I64,
+            span: 0..0,
+        }
+    }
+
+    /// The value of a constant.
+    pub fn as_int(&self) -> Option<u64> {
+        match self.kind {
+            Kind::Int(v) => Some(v),
+            _ => None,
+        }
+    }
+
+    /// The expressions directly inside this one.
+    pub fn children(&self) -> Vec<&Expr> {
+        match &self.kind {
+            Kind::Int(_)
+            | Kind::Str(_)
+            | Kind::Builtin(_)
+            | Kind::Arg(_)
+            | Kind::Retval
+            | Kind::Latency
+            | Kind::Capture(_) => vec![],
+            Kind::Load(e) | Kind::Unary { e, .. } | Kind::Cast(e) | Kind::After(e) => vec![e],
+            Kind::Binary { a, b, .. } => vec![a, b],
+            Kind::Cond { c, a, b } => vec![c, a, b],
+            Kind::ReadStr { addr, len } => std::iter::once(&**addr).chain(len.as_deref()).collect(),
+            Kind::ReadBuf { addr, len } => vec![addr, len],
+        }
+    }
+
+    /// Whether `test` holds for this expression or one inside it.
+    pub fn any(&self, test: &impl Fn(&Expr) -> bool) -> bool {
+        test(self) || self.children().into_iter().any(|e| e.any(test))
+    }
+
+    /// Whether its value is known only when the call returns: it has `retval`, `latency` or `after()` in it.
+    /// A capture counts by its own expression: put them in first, by [`Expr::with_captures`].
+    pub fn needs_return(&self) -> bool {
+        self.any(&|e| matches!(e.kind, Kind::Retval | Kind::Latency | Kind::After(_)))
+    }
+
+    /// The same expression with each capture's expression in place of its name. Comparisons of texts are
+    /// brought into the form that [`parse_expr`] gives them. A name that is not among them stays.
+    pub fn with_captures(&self, captures: &[(String, Expr)]) -> Expr {
+        text::inline(self, captures)
+    }
+}
+
+impl Builtin {
+    /// Its type.
+    pub fn ty(self) -> Type {
+        match self {
+            Builtin::Pid | Builtin::Tid | Builtin::Uid | Builtin::Gid | Builtin::Cpu => Type::U32,
+            Builtin::Cgroup | Builtin::Nsecs => Type::U64,
+            Builtin::Comm => Type::Str,
+        }
+    }
+
+    /// Its name in expressions.
+    pub fn name(self) -> &'static str {
+        match self {
+            Builtin::Pid => "pid",
+            Builtin::Tid => "tid",
+            Builtin::Uid => "uid",
+            Builtin::Gid => "gid",
+            Builtin::Cgroup => "cgroup",
+            Builtin::Nsecs => "nsecs",
+            Builtin::Cpu => "cpu",
+            Builtin::Comm => "comm",
+        }
+    }
+}
+
+/// What names mean where an expression stands.
+#[derive(Clone, Debug, Default)]
+pub struct Scope {
+    /// The probe is a call: `retval`, `latency` and `after()` are known.
+    pub call: bool,
+    /// Only parameters and constants: no probe at all (`when`).
+    pub constant: bool,
+    /// Captures that may be named.
+    pub captures: Vec<(String, Expr)>,
+    /// Values of parameters.
+    pub params: Vec<(String, Value)>,
+}
+
+impl Scope {
+    /// At the entry of a function.
+    pub fn entry() -> Scope {
+        Scope::default()
+    }
+
+    /// In a call, entry and return.
+    pub fn call() -> Scope {
+        Scope {
+            call: true,
+            ..Scope::default()
+        }
+    }
+
+    /// With a capture.
+    pub fn with_capture(mut self, name: impl Into<String>, e: Expr) -> Scope {
+        self.captures.push((name.into(), e));
+        self
+    }
+
+    /// With a parameter.
+    pub fn with_param(mut self, name: impl Into<String>, value: Value) -> Scope {
+        self.params.push((name.into(), value));
+        self
+    }
+}
+
+/// Parses and checks the whole text of a source as one expression: `--where`, `--capture`, `--by`.
+pub fn parse_expr(source: &Source, scope: &Scope) -> Result<Expr, Error> {
+    parse_at(
+        &Arc::new(source.clone()),
+        &source.text,
+        &TextMap::Offset(0),
+        scope,
+    )
+}
+
+/// Where the bytes of an expression's text stand in its source.
+#[derive(Clone, Debug)]
+pub(crate) enum TextMap {
+    /// As they are, from this offset on.
+    Offset(usize),
+    /// Byte by byte, with one more for the end: a TOML string with escapes.
+    Table(Vec<usize>),
+    /// Not known more exactly than this.
+    Whole(Range<usize>),
+}
+
+impl TextMap {
+    fn range(&self, r: Range<usize>) -> Range<usize> {
+        match self {
+            TextMap::Offset(o) => o + r.start..o + r.end,
+            TextMap::Table(t) => {
+                let last = t.last().copied().unwrap_or(0);
+                let at = |i: usize| t.get(i).copied().unwrap_or(last);
+                at(r.start)..at(r.end).max(at(r.start))
+            }
+            TextMap::Whole(whole) => whole.clone(),
+        }
+    }
+}
+
+/// Parses and checks a piece of a source.
+pub(crate) fn parse_at(
+    source: &Arc<Source>,
+    text: &str,
+    map: &TextMap,
+    scope: &Scope,
+) -> Result<Expr, Error> {
+    let fail = |f: Fault| {
+        let mut e = Error::new(source, map.range(f.span), f.message).label(f.label);
+        e.help = f.help;
+        e
+    };
+    let tree = parse::parse(text).map_err(fail)?;
+    let mut e = check::check(&tree, text, scope).map_err(fail)?;
+    place(&mut e, map);
+    Ok(e)
+}
+
+/// Brings all spans from the expression's text to its source.
+fn place(e: &mut Expr, map: &TextMap) {
+    e.span = map.range(e.span.clone());
+    match &mut e.kind {
+        Kind::Int(_)
+        | Kind::Str(_)
+        | Kind::Builtin(_)
+        | Kind::Arg(_)
+        | Kind::Retval
+        | Kind::Latency
+        | Kind::Capture(_) => {}
+        Kind::Load(e) | Kind::Unary { e, .. } | Kind::Cast(e) | Kind::After(e) => place(e, map),
+        Kind::Binary { a, b, .. } | Kind::ReadBuf { addr: a, len: b } => {
+            place(a, map);
+            place(b, map);
+        }
+        Kind::Cond { c, a, b } => {
+            place(c, map);
+            place(a, map);
+            place(b, map);
+        }
+        Kind::ReadStr { addr, len } => {
+            place(addr, map);
+            if let Some(len) = len {
+                place(len, map);
+            }
+        }
+    }
+}
+
+/// An error inside an expression's text, before it is placed in the source.
+#[derive(Clone, Debug)]
+pub(crate) struct Fault {
+    span: Range<usize>,
+    message: String,
+    label: String,
+    help: Option<String>,
+}
+
+impl Fault {
+    pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Fault {
+        Fault {
+            span,
+            message: message.into(),
+            label: String::new(),
+            help: None,
+        }
+    }
+
+    pub(crate) fn label(mut self, label: impl Into<String>) -> Fault {
+        self.label = label.into();
+        self
+    }
+
+    pub(crate) fn help(mut self, help: impl Into<String>) -> Fault {
+        self.help = Some(help.into());
+        self
+    }
+}

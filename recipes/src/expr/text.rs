@@ -1,0 +1,199 @@
+//! Comparing texts with constants.
+//!
+//! `str(p) == "x"` and `comm == "x"` stay as they are: the kernel compares up to the NUL. A text of given
+//! length is compared by its length and then eight bytes at a time, which needs no buffer.
+
+use super::{BinOp, Expr, Kind, Type};
+
+/// `lhs == literal` or `lhs != literal`, in the form that the kernel half knows.
+pub(super) fn compare(lhs: Expr, literal: &str, equal: bool) -> Expr {
+    let span = lhs.span.clone();
+    let node = |kind| Expr {
+        kind,
+        ty: Type::INT,
+        span: span.clone(),
+    };
+    match lhs.kind {
+        Kind::After(inner) => node(Kind::After(Box::new(compare(*inner, literal, equal)))),
+        Kind::ReadStr {
+            addr,
+            len: Some(len),
+        } => {
+            let same = sized(&addr, *len, literal.as_bytes());
+            if equal {
+                same
+            } else {
+                node(Kind::Unary {
+                    op: super::UnOp::LogNot,
+                    e: Box::new(same),
+                })
+            }
+        }
+        _ => {
+            let op = if equal { BinOp::Eq } else { BinOp::Ne };
+            let b = Box::new(Expr {
+                kind: Kind::Str(literal.to_owned()),
+                ty: Type::Str,
+                span: span.clone(),
+            });
+            node(Kind::Binary {
+                op,
+                signed: false,
+                a: Box::new(lhs),
+                b,
+            })
+        }
+    }
+}
+
+/// `len == n && first eight bytes == ... && ...`; `&&` stops before memory beyond the text is read.
+fn sized(addr: &Expr, len: Expr, literal: &[u8]) -> Expr {
+    let span = addr.span.clone();
+    let at = |kind, ty| Expr {
+        kind,
+        ty,
+        span: span.clone(),
+    };
+    let equals = |a, value| {
+        at(
+            Kind::Binary {
+                op: BinOp::Eq,
+                signed: false,
+                a: Box::new(a),
+                b: Box::new(at(Kind::Int(value), Type::U64)),
+            },
+            Type::INT,
+        )
+    };
+    let mut all = equals(len, literal.len() as u64);
+    let mut offset = 0;
+    while offset < literal.len() {
+        let left = literal.len() - offset;
+        let width = [8, 4, 2, 1].into_iter().find(|w| *w <= left).unwrap_or(1);
+        let chunk = &literal[offset..offset + width];
+        // Little endian, as x86-64 and aarch64 are.
+        let value = chunk.iter().rev().fold(0u64, |v, b| v << 8 | u64::from(*b));
+        let ty = Type::Int {
+            bits: 8 * width as u8,
+            signed: false,
+        };
+        let pointer = Type::Ptr {
+            to: Box::new(ty.clone()),
+        };
+        let place = if offset == 0 {
+            at(Kind::Cast(Box::new(addr.clone())), pointer)
+        } else {
+            let step = Box::new(at(Kind::Int(offset as u64), Type::U64));
+            at(
+                Kind::Binary {
+                    op: BinOp::Add,
+                    signed: false,
+                    a: Box::new(addr.clone()),
+                    b: step,
+                },
+                pointer,
+            )
+        };
+        let next = equals(at(Kind::Load(Box::new(place)), ty), value);
+        all = at(
+            Kind::Binary {
+                op: BinOp::LogAnd,
+                signed: false,
+                a: Box::new(all),
+                b: Box::new(next),
+            },
+            Type::INT,
+        );
+        offset += width;
+    }
+    all
+}
+
+/// See [`Expr::with_captures`].
+pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
+    let go = |e: &Expr| Box::new(inline(e, captures));
+    let kind = match &e.kind {
+        Kind::Capture(name) => match captures.iter().find(|(n, _)| n == name) {
+            Some((_, capture)) => return capture.clone(),
+            None => e.kind.clone(),
+        },
+        Kind::Binary {
+            op: op @ (BinOp::Eq | BinOp::Ne),
+            a,
+            b,
+            ..
+        } if matches!(b.kind, Kind::Str(_)) => {
+            let Kind::Str(literal) = &b.kind else {
+                return e.clone();
+            };
+            return compare(*go(a), literal, *op == BinOp::Eq);
+        }
+        Kind::Int(_)
+        | Kind::Str(_)
+        | Kind::Builtin(_)
+        | Kind::Arg(_)
+        | Kind::Retval
+        | Kind::Latency => e.kind.clone(),
+        Kind::Load(a) => Kind::Load(go(a)),
+        Kind::Cast(a) => Kind::Cast(go(a)),
+        Kind::After(a) => Kind::After(Box::new(without_after(*go(a)))),
+        Kind::Unary { op, e } => Kind::Unary { op: *op, e: go(e) },
+        Kind::Binary { op, signed, a, b } => Kind::Binary {
+            op: *op,
+            signed: *signed,
+            a: go(a),
+            b: go(b),
+        },
+        Kind::Cond { c, a, b } => Kind::Cond {
+            c: go(c),
+            a: go(a),
+            b: go(b),
+        },
+        Kind::ReadStr { addr, len } => Kind::ReadStr {
+            addr: go(addr),
+            len: len.as_ref().map(|l| go(l)),
+        },
+        Kind::ReadBuf { addr, len } => Kind::ReadBuf {
+            addr: go(addr),
+            len: go(len),
+        },
+    };
+    Expr {
+        kind,
+        ty: e.ty.clone(),
+        span: e.span.clone(),
+    }
+}
+
+/// `after()` is never nested: inside one, another means nothing more.
+fn without_after(e: Expr) -> Expr {
+    let Expr { kind, ty, span } = e;
+    let go = |e: Box<Expr>| Box::new(without_after(*e));
+    let kind = match kind {
+        Kind::After(inner) => return without_after(*inner),
+        Kind::Load(a) => Kind::Load(go(a)),
+        Kind::Cast(a) => Kind::Cast(go(a)),
+        Kind::Unary { op, e } => Kind::Unary { op, e: go(e) },
+        Kind::Binary { op, signed, a, b } => Kind::Binary {
+            op,
+            signed,
+            a: go(a),
+            b: go(b),
+        },
+        Kind::Cond { c, a, b } => Kind::Cond {
+            c: go(c),
+            a: go(a),
+            b: go(b),
+        },
+        Kind::ReadStr { addr, len } => Kind::ReadStr {
+            addr: go(addr),
+            len: len.map(go),
+        },
+        Kind::ReadBuf { addr, len } => Kind::ReadBuf {
+            addr: go(addr),
+            len: go(len),
+        },
+        leaf => leaf,
+    };
+    Expr { kind, ty, span }
+}

@@ -1,0 +1,581 @@
+//! `[[probe]]` and `[[call]]`.
+
+use toml::de::{DeTable, DeValue};
+
+use super::is_name;
+use super::reader::{Key, Reader, Val};
+use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
+use crate::model::{
+    Action, At, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, ObjectRule, Param, Probe, ProbeKind, Value,
+};
+
+const KEYS: &[&str] = &[
+    "name",
+    "about",
+    "when",
+    "at",
+    "function",
+    "only_in",
+    "capture",
+    "where",
+    "keep",
+    "count",
+    "histogram",
+    "by",
+    "unit",
+    "optional",
+    "hidden",
+    "text_limit",
+];
+const PLACE_KEYS: &[&str] = &["function", "only_in", "capture", "where"];
+
+/// All probes that are switched on, in the order of the text.
+pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Vec<Probe> {
+    let mut found: Vec<(usize, Probe, bool)> = Vec::new();
+    for (key, kind) in [("probe", ProbeKind::Entry), ("call", ProbeKind::Call)] {
+        let Some(value) = top.get(key) else { continue };
+        let DeValue::Array(list) = value.get_ref() else {
+            r.report(
+                r.error(value.span(), format!("`{key}` is a list of tables"))
+                    .help(format!("write [[{key}]]")),
+            );
+            continue;
+        };
+        for entry in list.iter() {
+            let Some(table) = r.table(entry, key) else {
+                continue;
+            };
+            let reading = Reading {
+                r,
+                params,
+                kind,
+                key,
+            };
+            if let Some((probe, on)) = reading.probe(entry, table) {
+                found.push((entry.span().start, probe, on));
+            }
+        }
+    }
+    found.sort_by_key(|(at, ..)| *at);
+    let on: Vec<(usize, Probe)> = found
+        .into_iter()
+        .filter(|(.., on)| *on)
+        .map(|(at, p, _)| (at, p))
+        .collect();
+    for (i, (at, probe)) in on.iter().enumerate() {
+        if on[..i].iter().any(|(_, p)| p.name == probe.name) {
+            r.report(
+                r.error(
+                    *at..*at + 1,
+                    format!("a second probe named `{}`", probe.name),
+                )
+                .help("give it another name, or let `when` switch on one of them alone"),
+            );
+        }
+    }
+    on.into_iter().map(|(_, p)| p).collect()
+}
+
+/// One probe being read.
+struct Reading<'a> {
+    r: &'a Reader,
+    params: &'a [Param],
+    kind: ProbeKind,
+    key: &'static str,
+}
+
+impl Reading<'_> {
+    fn scope(&self) -> Scope {
+        Scope {
+            call: self.kind == ProbeKind::Call,
+            params: self
+                .params
+                .iter()
+                .map(|p| (p.name.clone(), p.for_check()))
+                .collect(),
+            ..Scope::default()
+        }
+    }
+
+    /// The probe, and whether `when` switches it on.
+    fn probe(&self, entry: &Val<'_>, t: &DeTable<'_>) -> Option<(Probe, bool)> {
+        let r = self.r;
+        r.known(t, &format!("[[{}]]", self.key), KEYS);
+        let name = self.name(entry, t);
+        let at = self.places(entry, t);
+        let captures = at.first().map(|a| a.capture.clone()).unwrap_or_default();
+        let scope = Scope {
+            captures,
+            ..self.scope()
+        };
+        let condition = |key: &str| t.get(key).and_then(|v| r.condition(v, key, &scope));
+        let where_ = condition("where");
+        // The profiler puts each place's captures in: what is checked with the first place's must hold for all.
+        let keep = condition("keep");
+        let action = self.action(t, &scope);
+        let when = t.get("when").and_then(|v| {
+            r.condition(
+                v,
+                "when",
+                &Scope {
+                    constant: true,
+                    ..self.scope()
+                },
+            )
+        });
+        let on = when.is_none_or(|e| e.as_int() != Some(0));
+        let flag = |key: &str| t.get(key).and_then(|v| r.boolean(v, key)).unwrap_or(false);
+        let text = |key: &str| {
+            t.get(key)
+                .and_then(|v| r.string(v, key, "a text"))
+                .map(str::to_owned)
+        };
+        let (optional, hidden, about) = (flag("optional"), flag("hidden"), text("about"));
+        let text_limit = self.text_limit(t);
+        if let Some((k, _)) = t.get_key_value("keep") {
+            if !matches!(action, Some(Action::Event)) {
+                r.report(r.error(
+                    k.span(),
+                    "`keep` beside a count or histogram: only events are kept for joins",
+                ));
+            } else if t.get("where").is_none() && at.iter().all(|a| a.where_.is_none()) {
+                r.report(r.error(k.span(), "`keep` without `where`: nothing is filtered"));
+            }
+        }
+        if at.is_empty() {
+            return None;
+        }
+        let where_ = where_.filter(|e| !matches!(e.kind, Kind::Int(v) if v != 0));
+        let probe = Probe {
+            name: name?,
+            kind: self.kind,
+            at,
+            where_,
+            keep,
+            action: action?,
+            optional,
+            hidden,
+            text_limit,
+            about,
+        };
+        Some((probe, on))
+    }
+
+    /// The name as given, else the function's.
+    fn name(&self, entry: &Val<'_>, t: &DeTable<'_>) -> Option<String> {
+        let r = self.r;
+        if let Some(v) = t.get("name") {
+            let name = r.string(v, "name", "a text")?;
+            if name.is_empty() || name.len() > 64 || name.chars().any(char::is_control) {
+                r.report(r.error(v.span(), "a probe's name has 1 to 64 characters"));
+                return None;
+            }
+            return Some(name.to_owned());
+        }
+        let place = t.get("function").or_else(|| t.get("at"));
+        if let Some(name) = place.and_then(|v| v.get_ref().as_str())
+            && is_name(name)
+        {
+            return Some(name.to_owned());
+        }
+        r.report(
+            r.error(entry.span(), format!("this [[{}]] has no name", self.key))
+                .help("name = \"...\""),
+        );
+        None
+    }
+
+    /// `at = "f"`, `at = ["f", "g"]`, `[[probe.at]]`, or the keys of one place in the probe itself.
+    fn places(&self, entry: &Val<'_>, t: &DeTable<'_>) -> Vec<At> {
+        let r = self.r;
+        if let Some((function, _)) = t.get_key_value("function") {
+            if t.get("at").is_some() {
+                r.report(
+                    r.error(function.span(), "`function` beside `at`")
+                        .help("put it into [[.at]]"),
+                );
+            }
+            // `where` of a place in the probe itself is the probe's.
+            return self
+                .place(entry, t, t.get("capture"), false)
+                .into_iter()
+                .collect();
+        }
+        let Some(at) = t.get("at") else {
+            r.report(
+                r.error(
+                    entry.span(),
+                    format!("this [[{}]] has no function", self.key),
+                )
+                .help("function = \"name\", or [[.at]] tables"),
+            );
+            return vec![];
+        };
+        if let Some((key, _)) = t.get_key_value("only_in") {
+            r.report(
+                r.error(key.span(), "`only_in` belongs to a place")
+                    .help("put it into [[.at]]"),
+            );
+        }
+        let list: Vec<&Val<'_>> = match at.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![at],
+        };
+        if list.is_empty() {
+            r.report(r.error(at.span(), "`at` is empty"));
+        }
+        let shared = t.get("capture");
+        let mut places = Vec::new();
+        for value in list {
+            match value.get_ref() {
+                DeValue::String(_) => {
+                    let functions = self.functions(value);
+                    let capture = shared.map(|c| self.captures(c)).unwrap_or_default();
+                    places.push(At {
+                        functions,
+                        capture,
+                        ..At::default()
+                    });
+                }
+                DeValue::Table(place) => {
+                    r.known(place, &format!("[[{}.at]]", self.key), PLACE_KEYS);
+                    places.extend(self.place(value, place, place.get("capture").or(shared), true));
+                }
+                _ => r.report(
+                    r.error(value.span(), "`at` is a function's name or a table")
+                        .help("at = \"malloc\", or [[.at]]"),
+                ),
+            }
+        }
+        self.same_captures(at, &places);
+        places
+    }
+
+    fn place(
+        &self,
+        whole: &Val<'_>,
+        t: &DeTable<'_>,
+        capture: Option<&Val<'_>>,
+        own_where: bool,
+    ) -> Option<At> {
+        let r = self.r;
+        let Some(function) = t.get("function") else {
+            r.report(
+                r.error(whole.span(), "this place has no function")
+                    .help("function = \"name\""),
+            );
+            return None;
+        };
+        let functions = self.functions(function);
+        let only_in = t
+            .get("only_in")
+            .map(|v| r.strings(v, "only_in"))
+            .unwrap_or_default();
+        let only_in = only_in
+            .iter()
+            .map(|s| ObjectRule::parse(&s.value))
+            .collect();
+        let capture = capture.map(|c| self.captures(c)).unwrap_or_default();
+        let where_ = if own_where {
+            let scope = Scope {
+                captures: capture.clone(),
+                ..self.scope()
+            };
+            t.get("where").and_then(|v| r.condition(v, "where", &scope))
+        } else {
+            None
+        };
+        Some(At {
+            functions,
+            only_in,
+            capture,
+            where_,
+        })
+    }
+
+    fn functions(&self, value: &Val<'_>) -> Vec<crate::model::Spanned<String>> {
+        let functions = self.r.strings(value, "function");
+        for f in &functions {
+            if let Some((kind, _)) = f.value.split_once(':')
+                && matches!(
+                    kind,
+                    "kernel"
+                        | "tracepoint"
+                        | "usdt"
+                        | "kprobe"
+                        | "kretprobe"
+                        | "uprobe"
+                        | "uretprobe"
+                )
+                && !f.value.contains("::")
+            {
+                let fault = self.r.error(
+                    f.span.clone(),
+                    format!(
+                        "`{}`: probes of kind `{kind}` are not supported in recipes yet",
+                        f.value
+                    ),
+                );
+                self.r.report(
+                    fault.help(
+                        "a function is named alone; [target] says in which program or library",
+                    ),
+                );
+            }
+        }
+        functions
+    }
+
+    fn captures(&self, value: &Val<'_>) -> Vec<(String, Expr)> {
+        let r = self.r;
+        let Some(t) = r.table(value, "capture") else {
+            return vec![];
+        };
+        let scope = self.scope();
+        let mut captures: Vec<(String, Expr)> = Vec::new();
+        for (key, value) in t.iter() {
+            if !self.capture_name(key) {
+                continue;
+            }
+            let Some(e) = r.expression(value, key.get_ref(), &scope) else {
+                continue;
+            };
+            if matches!(e.kind, Kind::Str(_)) {
+                r.report(r.error(e.span.clone(), "a constant text is not captured"));
+                continue;
+            }
+            captures.push((key.get_ref().to_string(), e));
+        }
+        captures
+    }
+
+    fn capture_name(&self, key: &Key<'_>) -> bool {
+        let name = key.get_ref();
+        if is_reserved(name) {
+            self.r.report(
+                self.r
+                    .error(
+                        key.span(),
+                        format!("`{name}` is a word of the language: no capture can have it"),
+                    )
+                    .help("time, pid, tid, comm and latency are part of every event"),
+            );
+            return false;
+        }
+        if !is_name(name) {
+            self.r.report(
+                self.r
+                    .error(key.span(), format!("`{name}` cannot be a capture's name"))
+                    .help("letters, digits and _, not beginning with a digit"),
+            );
+            return false;
+        }
+        true
+    }
+
+    /// All places of a probe capture the same names with the same types.
+    fn same_captures(&self, at: &Val<'_>, places: &[At]) {
+        let Some((first, rest)) = places.split_first() else {
+            return;
+        };
+        for place in rest {
+            let span = place
+                .functions
+                .first()
+                .map_or(at.span(), |f| f.span.clone());
+            for (name, e) in &first.capture {
+                match place.capture.iter().find(|(n, _)| n == name) {
+                    None => self.r.report(
+                        self.r
+                            .error(
+                                span.clone(),
+                                format!(
+                                    "this place does not capture `{name}`, as the first one does"
+                                ),
+                            )
+                            .help("all places of a probe capture the same names"),
+                    ),
+                    Some((_, other)) if !same_type(&e.ty, &other.ty) => self.r.report(
+                        self.r
+                            .error(
+                                other.span.clone(),
+                                format!(
+                                    "`{name}` is {} here and {} at the first place",
+                                    other.ty, e.ty
+                                ),
+                            )
+                            .help(format!("cast it: ({})", e.ty)),
+                    ),
+                    Some(_) => {}
+                }
+            }
+            for (name, e) in &place.capture {
+                if !first.capture.iter().any(|(n, _)| n == name) {
+                    self.r.report(
+                        self.r
+                            .error(
+                                e.span.clone(),
+                                format!("`{name}` is captured here and not at the first place"),
+                            )
+                            .help("all places of a probe capture the same names"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn action(&self, t: &DeTable<'_>, scope: &Scope) -> Option<Action> {
+        let r = self.r;
+        let count = t
+            .get("count")
+            .and_then(|v| r.boolean(v, "count"))
+            .unwrap_or(false);
+        let histogram = t.get("histogram");
+        if let (true, Some((key, _))) = (count, t.get_key_value("histogram")) {
+            r.report(r.error(
+                key.span(),
+                "`histogram` beside `count`: a histogram counts too",
+            ));
+        }
+        let by = t.get("by").map(|v| self.by(v, scope)).unwrap_or_default();
+        if let Some(v) = histogram {
+            let value = r.condition(v, "histogram", scope);
+            let unit = t
+                .get("unit")
+                .and_then(|v| r.string(v, "unit", "a text"))
+                .map(str::to_owned);
+            let value = value?;
+            let unit = unit.unwrap_or_else(|| {
+                if value.kind == Kind::Latency {
+                    "ns".to_owned()
+                } else {
+                    String::new()
+                }
+            });
+            return Some(Action::Histogram { value, by, unit });
+        }
+        if let Some((key, _)) = t.get_key_value("unit") {
+            r.report(r.error(key.span(), "`unit` without `histogram`"));
+        }
+        if count {
+            return Some(Action::Count { by });
+        }
+        if let Some((key, _)) = t.get_key_value("by") {
+            r.report(r.error(key.span(), "`by` without `count` or `histogram`"));
+        }
+        Some(Action::Event)
+    }
+
+    /// `by = "pid"`, `by = ["pid", "comm"]`, `by = { size = "arg0" }`
+    fn by(&self, value: &Val<'_>, scope: &Scope) -> Vec<(String, Expr)> {
+        let r = self.r;
+        let keys: Vec<(String, Expr)> = match value.get_ref() {
+            DeValue::Table(t) => t
+                .iter()
+                .filter_map(|(k, v)| Some((k.get_ref().to_string(), r.expression(v, "by", scope)?)))
+                .collect(),
+            DeValue::Array(list) => list.iter().filter_map(|v| self.key(v, scope)).collect(),
+            _ => self.key(value, scope).into_iter().collect(),
+        };
+        for (_, e) in &keys {
+            if e.ty == Type::Bytes || matches!(e.kind, Kind::Str(_)) {
+                r.report(r.error(e.span.clone(), "a key is a number, `comm` or str(p)"));
+            }
+        }
+        if keys.len() > 8 {
+            r.report(r.error(value.span(), "a key has at most 8 parts"));
+        }
+        keys
+    }
+
+    fn key(&self, value: &Val<'_>, scope: &Scope) -> Option<(String, Expr)> {
+        let e = self.r.expression(value, "by", scope)?;
+        let name = value
+            .get_ref()
+            .as_str()
+            .map_or_else(|| e.to_string(), |s| s.trim().to_owned());
+        Some((name, e))
+    }
+
+    fn text_limit(&self, t: &DeTable<'_>) -> u32 {
+        let r = self.r;
+        let Some(value) = t.get("text_limit") else {
+            return DEFAULT_TEXT_LIMIT;
+        };
+        let limit = match value.get_ref() {
+            DeValue::Integer(_) => r
+                .integer(value, "text_limit", 1, MAX_TEXT_LIMIT.into())
+                .map(|v| v as u64),
+            _ => {
+                let scope = Scope {
+                    constant: true,
+                    ..self.scope()
+                };
+                r.condition(value, "text_limit", &scope)
+                    .and_then(|e| e.as_int())
+            }
+        };
+        let Some(limit) = limit else {
+            return DEFAULT_TEXT_LIMIT;
+        };
+        if limit == 0 || limit > MAX_TEXT_LIMIT.into() {
+            let from_param = value.get_ref().as_str().filter(|s| s.contains('$'));
+            let name = from_param.unwrap_or("text_limit");
+            r.report(r.error(
+                value.span(),
+                format!("`{name}` is {limit}: a text limit goes from 1 byte to 64KiB"),
+            ));
+            return DEFAULT_TEXT_LIMIT;
+        }
+        limit as u32
+    }
+}
+
+/// The same width and sign; pointers are one type here, whatever they point to.
+fn same_type(a: &Type, b: &Type) -> bool {
+    a == b || matches!((a, b), (Type::Ptr { .. }, Type::Ptr { .. }))
+}
+
+impl Value {
+    /// As it is given on the command line.
+    pub fn text(&self) -> String {
+        match self {
+            Value::Duration(ns) => shortest(
+                *ns,
+                &[
+                    ("s", 1_000_000_000),
+                    ("ms", 1_000_000),
+                    ("us", 1_000),
+                    ("ns", 1),
+                ],
+                "0s",
+            ),
+            Value::Size(n) => shortest(
+                *n,
+                &[
+                    ("GiB", 1 << 30),
+                    ("MiB", 1 << 20),
+                    ("KiB", 1 << 10),
+                    ("B", 1),
+                ],
+                "0B",
+            ),
+            Value::Int(v) => v.to_string(),
+            Value::String(s) => s.clone(),
+            Value::Bool(b) => b.to_string(),
+        }
+    }
+}
+
+fn shortest(v: u64, units: &[(&str, u64)], zero: &str) -> String {
+    if v == 0 {
+        return zero.to_owned();
+    }
+    units
+        .iter()
+        .find(|(_, scale)| v.is_multiple_of(*scale))
+        .map_or_else(
+            || v.to_string(),
+            |(unit, scale)| format!("{}{unit}", v / scale),
+        )
+}

@@ -1,0 +1,213 @@
+//! `[report]`
+
+use toml::de::{DeTable, DeValue};
+
+use super::reader::{Reader, Val};
+use crate::model::{Align, Column, Probe, Report, Top};
+use crate::suggest;
+
+/// What every event has.
+const EVENT: &[&str] = &["time", "pid", "tid", "comm", "latency", "probe"];
+const UNITS: &[&str] = &["bytes", "ns", "hex"];
+
+pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
+    let Some(t) = top.get("report").and_then(|v| r.table(v, "report")) else {
+        return Report::default();
+    };
+    r.known(t, "[report]", &["columns", "names", "group_by", "top"]);
+    let reading = Reading {
+        r,
+        captures: captures(probes),
+    };
+    Report {
+        columns: t
+            .get("columns")
+            .map(|v| reading.columns(v))
+            .unwrap_or_default(),
+        names: t.get("names").map(|v| reading.names(v)).unwrap_or_default(),
+        group_by: t
+            .get("group_by")
+            .and_then(|v| reading.capture(v, "group_by", &[])),
+        top: t.get("top").and_then(|v| reading.top(v)),
+    }
+}
+
+/// The captures of all probes whose events are shown.
+fn captures(probes: &[Probe]) -> Vec<String> {
+    let shown = probes.iter().filter(|p| !p.hidden);
+    let mut names: Vec<String> = shown
+        .flat_map(|p| &p.at)
+        .flat_map(|a| &a.capture)
+        .map(|(n, _)| n.clone())
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+struct Reading<'a> {
+    r: &'a Reader,
+    captures: Vec<String>,
+}
+
+impl Reading<'_> {
+    /// The name of a capture, or of what every event has where that is allowed too.
+    fn capture(&self, v: &Val<'_>, key: &str, also: &[&'static str]) -> Option<String> {
+        let name = self.r.string(v, key, "a capture's name")?;
+        let known = || {
+            self.captures
+                .iter()
+                .map(String::as_str)
+                .chain(also.iter().copied())
+        };
+        if known().any(|k| k == name) {
+            return Some(name.to_owned());
+        }
+        let mut e = self
+            .r
+            .error(v.span(), format!("no probe captures `{name}`"));
+        let known: Vec<&str> = known().collect();
+        e.help = suggest::help(name, known.iter().copied());
+        self.r.report(e);
+        None
+    }
+
+    fn columns(&self, v: &Val<'_>) -> Vec<Column> {
+        let DeValue::Array(list) = v.get_ref() else {
+            self.r.report(
+                self.r
+                    .error(v.span(), "`columns` is a list")
+                    .help("columns = [\"time\", \"pid\"]"),
+            );
+            return vec![];
+        };
+        list.iter().filter_map(|v| self.column(v)).collect()
+    }
+
+    fn column(&self, v: &Val<'_>) -> Option<Column> {
+        let r = self.r;
+        let DeValue::Table(t) = v.get_ref() else {
+            let value = self.capture(v, "columns", EVENT)?;
+            return Some(Column {
+                title: value.to_uppercase(),
+                value,
+                width: None,
+                align: None,
+                unit: None,
+            });
+        };
+        r.known(t, "a column", &["value", "title", "width", "align", "unit"]);
+        let Some(value) = t.get("value") else {
+            r.report(
+                r.error(v.span(), "this column has no value")
+                    .help("value = \"latency\""),
+            );
+            return None;
+        };
+        let value = self.capture(value, "value", EVENT)?;
+        let word = |key: &str, known: &[&'static str]| {
+            let v = t.get(key)?;
+            let text = r.string(v, key, "a text")?;
+            if !known.contains(&text) {
+                r.report(
+                    r.error(v.span(), format!("unknown {key} `{text}`"))
+                        .help(format!("known: {}", known.join(", "))),
+                );
+            }
+            Some(text.to_owned())
+        };
+        let align = word("align", &["left", "right"]).map(|a| {
+            if a == "right" {
+                Align::Right
+            } else {
+                Align::Left
+            }
+        });
+        let title = t
+            .get("title")
+            .and_then(|v| r.string(v, "title", "a text"))
+            .map(str::to_owned);
+        Some(Column {
+            title: title.unwrap_or_else(|| value.to_uppercase()),
+            value,
+            width: t
+                .get("width")
+                .and_then(|v| r.integer(v, "width", 1, 1000))
+                .map(|w| w as u16),
+            align,
+            unit: word("unit", UNITS),
+        })
+    }
+
+    fn names(&self, v: &Val<'_>) -> Vec<(String, Vec<(u64, String)>)> {
+        let Some(t) = self.r.table(v, "names") else {
+            return vec![];
+        };
+        let mut all = Vec::new();
+        for (key, v) in t.iter() {
+            let capture = key.get_ref();
+            if !self.captures.iter().any(|c| c == capture) {
+                let mut e = self
+                    .r
+                    .error(key.span(), format!("no probe captures `{capture}`"));
+                e.help = suggest::help(capture, self.captures.iter().map(String::as_str));
+                self.r.report(e);
+                continue;
+            }
+            let Some(t) = self.r.table(v, capture) else {
+                continue;
+            };
+            let mut names = Vec::new();
+            for (number, name) in t.iter() {
+                let text = number.get_ref();
+                let value = match text.strip_prefix("0x") {
+                    Some(hex) => u64::from_str_radix(hex, 16),
+                    None => text.parse(),
+                };
+                match value {
+                    Ok(value) => {
+                        if let Some(name) = self.r.string(name, text, "a text") {
+                            names.push((value, name.to_owned()));
+                        }
+                    }
+                    Err(_) => self.r.report(
+                        self.r
+                            .error(number.span(), format!("`{text}` is not a value"))
+                            .help("3 = \"Query\""),
+                    ),
+                }
+            }
+            all.push((capture.to_string(), names));
+        }
+        all
+    }
+
+    fn top(&self, v: &Val<'_>) -> Option<Top> {
+        let r = self.r;
+        let t = r.table(v, "top")?;
+        r.known(t, "[report.top]", &["by", "digest", "limit"]);
+        let Some(by) = t.get("by") else {
+            r.report(
+                r.error(v.span(), "[report.top] lacks `by`")
+                    .help("by = \"sql\""),
+            );
+            return None;
+        };
+        let by = self.capture(by, "by", &[])?;
+        let digest = t.get("digest").and_then(|v| {
+            let text = r.string(v, "digest", "a text")?;
+            if text != "sql" {
+                r.report(
+                    r.error(v.span(), format!("unknown digest `{text}`"))
+                        .help("digest = \"sql\""),
+                );
+            }
+            Some(text.to_owned())
+        });
+        let limit = t
+            .get("limit")
+            .and_then(|v| r.integer(v, "limit", 1, 10_000))
+            .unwrap_or(10) as u32;
+        Some(Top { by, digest, limit })
+    }
+}

@@ -1,0 +1,412 @@
+//! What a recipe is, once checked. Everything has public fields or plain constructors, since `uprof malloc`,
+//! `latency`, `trace` and `count` write a recipe in memory.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Source};
+use crate::expr::Expr;
+
+/// The default of [`Probe::text_limit`]: how much of a text or buffer is captured, in bytes.
+pub const DEFAULT_TEXT_LIMIT: u32 = 1024;
+/// The largest [`Probe::text_limit`], in bytes.
+pub const MAX_TEXT_LIMIT: u32 = 64 * 1024;
+
+/// Something with its place in the recipe's text (an empty range at 0 when it came from flags).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spanned<T> {
+    /// The thing itself.
+    pub value: T,
+    /// Byte range in the recipe's [`Source`].
+    pub span: Range<usize>,
+}
+
+impl<T> From<T> for Spanned<T> {
+    fn from(value: T) -> Self {
+        Spanned { value, span: 0..0 }
+    }
+}
+
+/// A checked recipe.
+#[derive(Clone, Debug, Default)]
+pub struct Recipe {
+    /// Its name: the file's stem, or the built-in's name.
+    pub name: String,
+    /// One line: what it shows.
+    pub about: String,
+    /// Remarks for whoever reads the numbers, one a line.
+    pub notes: Vec<String>,
+    /// Which processes and objects it looks at.
+    pub target: Target,
+    /// Its parameters, in the order of the text.
+    pub params: Vec<Param>,
+    /// The probes that are switched on under the present parameters, in the order of the text.
+    pub probes: Vec<Probe>,
+    /// How records are joined in user space.
+    pub join: Option<Join>,
+    /// How it is shown.
+    pub report: Report,
+    /// The text it was read from; `None` for one written from flags.
+    pub source: Option<Arc<Source>>,
+}
+
+/// Which processes and objects a recipe looks at. All empty: the command line says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Target {
+    /// Programs, by name as on PATH or as a running comm; any of them.
+    pub program: Vec<String>,
+    /// Libraries as the process maps them (`libc`); any of them.
+    pub library: Vec<String>,
+    /// The object in which the process binds this symbol: `malloc` finds the allocator.
+    pub binds: Option<String>,
+}
+
+/// A parameter: `--set name=value`, or a flag `--name value`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// `min_latency`, written `$min_latency` in expressions.
+    pub name: String,
+    /// What values it takes.
+    pub kind: ParamKind,
+    /// Its value when none is given. `None`: one must be given.
+    pub default: Option<Value>,
+    /// Its value now: as set, else the default.
+    pub value: Option<Value>,
+    /// One line of help.
+    pub help: String,
+}
+
+/// The type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// `10ms`; in expressions an integer in nanoseconds.
+    Duration,
+    /// `4KiB`; in expressions an integer in bytes.
+    Size,
+    /// A signed 64-bit integer.
+    Int,
+    /// A text.
+    String,
+    /// `true` or `false`; in expressions 1 or 0.
+    Bool,
+}
+
+/// A parameter's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Nanoseconds.
+    Duration(u64),
+    /// Bytes.
+    Size(u64),
+    /// An integer.
+    Int(i64),
+    /// A text.
+    String(String),
+    /// A truth.
+    Bool(bool),
+}
+
+/// When a probe fires.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// `[[probe]]`: at the entry of a function.
+    Entry,
+    /// `[[call]]`: entry and return of a function, paired.
+    Call,
+}
+
+/// A probe: one function in one or several spellings, and what is done at each hit.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// Unique among the probes that are switched on.
+    pub name: String,
+    /// Entry, or entry and return.
+    pub kind: ProbeKind,
+    /// Where: tried in order, the first that matches the binary is used. Never empty.
+    pub at: Vec<At>,
+    /// Only hits for which this is not 0 count; others are filtered. May use captures.
+    pub where_: Option<Expr>,
+    /// Of the filtered hits, those still sent for joins alone.
+    pub keep: Option<Expr>,
+    /// What is done with a hit.
+    pub action: Action,
+    /// When nothing matches, the probe is left out in silence.
+    pub optional: bool,
+    /// Its events feed a join and are not shown.
+    pub hidden: bool,
+    /// How many bytes of each text or buffer are captured: 1 to [`MAX_TEXT_LIMIT`].
+    pub text_limit: u32,
+    /// One line: what a hit means.
+    pub about: Option<String>,
+}
+
+impl Probe {
+    /// A probe that emits an event for each hit, with no filter.
+    pub fn new(name: impl Into<String>, kind: ProbeKind, at: Vec<At>) -> Probe {
+        Probe {
+            name: name.into(),
+            kind,
+            at,
+            where_: None,
+            keep: None,
+            action: Action::Event,
+            optional: false,
+            hidden: false,
+            text_limit: DEFAULT_TEXT_LIMIT,
+            about: None,
+        }
+    }
+}
+
+/// One place to try.
+#[derive(Clone, Debug, Default)]
+pub struct At {
+    /// Function patterns: name, glob, demangled name with or without parameters. All that match are probed;
+    /// the place as a whole matches when at least one does.
+    pub functions: Vec<Spanned<String>>,
+    /// In which of the target's objects; empty: any.
+    pub only_in: Vec<ObjectRule>,
+    /// What is captured, in order. All places of a probe capture the same names with the same types.
+    pub capture: Vec<(String, Expr)>,
+    /// A filter of this place alone, beside the probe's.
+    pub where_: Option<Expr>,
+}
+
+impl At {
+    /// A place named by one function pattern, with nothing captured.
+    pub fn function(pattern: impl Into<String>) -> At {
+        At {
+            functions: vec![Spanned::from(pattern.into())],
+            ..At::default()
+        }
+    }
+
+    /// Whether this place may be looked for in an object.
+    ///
+    /// `file_name` is the last part of its path (`libjemalloc.so.2`), `is_program` whether it is the
+    /// process's executable. An object is allowed when one of the plain rules takes it (or there is none)
+    /// and no `!` rule does.
+    pub fn allows(&self, file_name: &str, is_program: bool) -> bool {
+        let mut plain = self
+            .only_in
+            .iter()
+            .filter(|r| !matches!(r, ObjectRule::Not(_)))
+            .peekable();
+        let wanted = plain.peek().is_none() || plain.any(|r| r.matches(file_name, is_program));
+        let refused = self
+            .only_in
+            .iter()
+            .any(|r| matches!(r, ObjectRule::Not(inner) if inner.matches(file_name, is_program)));
+        wanted && !refused
+    }
+}
+
+/// One entry of `only_in`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectRule {
+    /// `"program"`: the executable.
+    Program,
+    /// `"library"`: any shared library.
+    Library,
+    /// `"libc"` takes `libc.so.6` and `libc-2.31.so`; `"libtcmalloc*"` is a glob over that stem.
+    Named(String),
+    /// `"!libc"`: anything but.
+    Not(Box<ObjectRule>),
+}
+
+impl ObjectRule {
+    /// Reads one entry of `only_in`.
+    pub fn parse(text: &str) -> ObjectRule {
+        match text.strip_prefix('!') {
+            Some(rest) => ObjectRule::Not(Box::new(ObjectRule::parse(rest))),
+            None if text == "program" => ObjectRule::Program,
+            None if text == "library" => ObjectRule::Library,
+            None => ObjectRule::Named(text.to_owned()),
+        }
+    }
+
+    /// Whether the rule takes this object; arguments as for [`At::allows`].
+    pub fn matches(&self, file_name: &str, is_program: bool) -> bool {
+        match self {
+            ObjectRule::Program => is_program,
+            ObjectRule::Library => !is_program,
+            ObjectRule::Not(inner) => !inner.matches(file_name, is_program),
+            ObjectRule::Named(name) => {
+                name == file_name || star_match(name, library_stem(file_name))
+            }
+        }
+    }
+}
+
+/// `libc.so.6` -> `libc`, `libc-2.31.so` -> `libc`, `libstdc++.so.6` -> `libstdc++`.
+fn library_stem(file_name: &str) -> &str {
+    let stem = file_name.split(".so").next().unwrap_or(file_name);
+    match stem.rsplit_once('-') {
+        Some((base, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => base,
+        _ => stem,
+    }
+}
+
+/// A match where `*` stands for any run of characters; everything else is itself.
+fn star_match(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or("");
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    if !pattern.contains('*') {
+        return rest.is_empty();
+    }
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
+}
+
+/// What is done with a hit.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// An event with the captures.
+    Event,
+    /// Counted in the kernel by key; no key: per probed function.
+    Count {
+        /// Name and value of each part of the key.
+        by: Vec<(String, Expr)>,
+    },
+    /// A histogram in the kernel by key.
+    Histogram {
+        /// The value; an integer.
+        value: Expr,
+        /// Name and value of each part of the key.
+        by: Vec<(String, Expr)>,
+        /// Unit of the value: `bytes`, `ns`, or empty.
+        unit: String,
+    },
+}
+
+/// How records are joined in user space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Prepared statements: id -> text.
+    Statements(Statements),
+}
+
+/// `[join.statements]`: an execution by statement id gets the text that the statement was prepared with.
+///
+/// Per (process, connection) the profiler keeps id -> text. When a call with a `prepare` command ends, its
+/// text belongs to the id of the first `prepared` record on the same thread that lies inside the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statements {
+    /// The probe (a call) that is one command of a client.
+    pub call: String,
+    /// Its capture that is the command's number.
+    pub command: String,
+    /// Its capture that is the text, empty for commands without one.
+    pub text: String,
+    /// Its capture that is the statement id (meaningful for `execute`, `uses` and `close` commands).
+    pub id: String,
+    /// Its capture that names the connection: connections may move between threads.
+    pub connection: String,
+    /// The probe that tells the id of a statement just prepared, on the thread and within the call.
+    pub prepared: String,
+    /// Its capture that is the id.
+    pub prepared_id: String,
+    /// Commands that prepare a statement.
+    pub prepare: Vec<u64>,
+    /// Commands that execute a prepared statement.
+    pub execute: Vec<u64>,
+    /// Other commands about a prepared statement: they show its text too.
+    pub uses: Vec<u64>,
+    /// Commands that close one prepared statement.
+    pub close: Vec<u64>,
+    /// Commands after which the connection has no prepared statements any more.
+    pub close_all: Vec<u64>,
+    /// The id that stands for the statement prepared last.
+    pub last_id: Option<u64>,
+}
+
+/// How a recipe is shown.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Columns of the event table; empty: time, tid, latency of calls, then every capture.
+    pub columns: Vec<Column>,
+    /// Names of a capture's values: capture -> (value -> name).
+    pub names: Vec<(String, Vec<(u64, String)>)>,
+    /// Capture by whose values latencies are summed up at the end.
+    pub group_by: Option<String>,
+    /// A closing list of the most expensive.
+    pub top: Option<Top>,
+}
+
+impl Report {
+    /// The name of `value` in the capture, where the recipe gives one.
+    pub fn name_of(&self, capture: &str, value: u64) -> Option<&str> {
+        let (_, names) = self.names.iter().find(|(c, _)| c == capture)?;
+        names
+            .iter()
+            .find(|(v, _)| *v == value)
+            .map(|(_, name)| name.as_str())
+    }
+}
+
+/// A column of the event table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its heading.
+    pub title: String,
+    /// A capture's name, or one of `time pid tid comm latency probe`.
+    pub value: String,
+    /// Least width in characters.
+    pub width: Option<u16>,
+    /// Left or right; `None`: by the value (numbers right).
+    pub align: Option<Align>,
+    /// How a number is shown: `bytes`, `ns`, `hex`.
+    pub unit: Option<String>,
+}
+
+/// Where a column's text stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// At the left.
+    Left,
+    /// At the right.
+    Right,
+}
+
+/// `[report.top]`: calls grouped by a capture, most total time first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Top {
+    /// The capture.
+    pub by: String,
+    /// `sql`: statements that differ in literals alone are one. `None`: as captured.
+    pub digest: Option<String>,
+    /// How many rows.
+    pub limit: u32,
+}
+
+impl Recipe {
+    /// The same recipe with parameters set from text (`--set name=value`), checked again.
+    ///
+    /// Fails when a name is unknown, a value does not fit its type, or a parameter without default is not
+    /// given. For a recipe that was not read from text there is nothing to set.
+    pub fn with_params(&self, set: &[(String, String)]) -> Result<Recipe, Vec<Error>> {
+        crate::load::with_params(self, set)
+    }
+
+    /// The value a parameter has now.
+    pub fn param(&self, name: &str) -> Option<&Value> {
+        self.params.iter().find(|p| p.name == name)?.value.as_ref()
+    }
+
+    /// The probe of that name, among those switched on.
+    pub fn probe(&self, name: &str) -> Option<&Probe> {
+        self.probes.iter().find(|p| p.name == name)
+    }
+}
