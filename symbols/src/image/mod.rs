@@ -1,13 +1,14 @@
 //! One ELF file: opened once, its tables read to the heap when they are first needed. Nothing is mapped:
 //! a mapping of the text would count as resident memory, and a file cut short while mapped kills the reader.
 
+mod code;
 mod headers;
 mod symbols;
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use object::elf;
 
@@ -15,14 +16,12 @@ use crate::demangle::{demangle, without_parameters};
 use crate::error::{Error, Result};
 use crate::pattern::{Matcher, Pattern};
 use crate::site::{self, ArgSet, Purpose, Site};
+use code::{Around, Window};
 use headers::Headers;
 use symbols::Symbols;
 
 /// How much code of one function is looked at, in bytes: past this, a function's branches are taken as unknown.
 pub const CODE_LIMIT: usize = 64 << 10;
-
-/// Code is read in pieces of this size: calls in order of address then cost one read for many functions.
-const WINDOW: usize = 256 << 10;
 
 /// A file's identity, as `stat` and `/proc/PID/maps` give it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -109,12 +108,6 @@ pub struct Image {
     window: Mutex<Window>,
     /// Code looked at aside: compilers put cold parts together, far from the functions.
     aside: Mutex<Window>,
-}
-
-#[derive(Debug, Default)]
-struct Window {
-    offset: u64,
-    bytes: Vec<u8>,
 }
 
 impl Image {
@@ -382,65 +375,6 @@ impl Image {
         self.symbols().ok()?.exported_address(name.as_bytes())
     }
 
-    /// The first MAX bytes of a function's code, fewer if it ends before, read from the file.
-    ///
-    /// # Errors
-    /// The file cannot be read, or ends before the function does.
-    pub fn code(&self, function: &Function, max: usize) -> Result<Vec<u8>> {
-        self.with_code(function, max, <[u8]>::to_vec)
-    }
-
-    fn with_code<T>(
-        &self,
-        function: &Function,
-        max: usize,
-        look: impl FnOnce(&[u8]) -> T,
-    ) -> Result<T> {
-        let len = function.code_len().min(max);
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let missing = || Error::Truncated {
-            path: self.path.clone(),
-            what: format!(
-                "the code of {} at offset {:#x} is missing",
-                function.name(),
-                function.offset
-            ),
-        };
-        let start = match window.find(function.offset, len) {
-            Some(start) => start,
-            None => {
-                self.fill(&mut window, function.offset, len.max(WINDOW))?;
-                window.find(function.offset, len).ok_or_else(missing)?
-            }
-        };
-        Ok(look(&window.bytes[start..start + len]))
-    }
-
-    fn fill(&self, window: &mut MutexGuard<'_, Window>, offset: u64, len: usize) -> Result<()> {
-        window.offset = offset;
-        window.bytes.resize(len, 0);
-        let mut filled = 0;
-        while filled < len {
-            match self
-                .file
-                .read_at(&mut window.bytes[filled..], offset + filled as u64)
-            {
-                Ok(0) => break,
-                Ok(read) => filled += read,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(Error::Io {
-                        path: self.path.clone(),
-                        action: "read",
-                        source,
-                    });
-                }
-            }
-        }
-        window.bytes.truncate(filled);
-        Ok(())
-    }
-
     /// Chooses the site in a function: [`site::place`] with the code read from this file.
     ///
     /// # Errors
@@ -495,48 +429,6 @@ impl Image {
             }
         }
         Ok(sites)
-    }
-}
-
-struct Around<'a> {
-    image: &'a Image,
-    symbols: &'a Symbols,
-}
-
-impl site::Surroundings for Around<'_> {
-    fn is_known(&self, address: u64) -> bool {
-        self.symbols.is_inside(address)
-    }
-
-    fn code_at(&self, address: u64) -> Vec<u8> {
-        /// Longer than most cold parts; the longest instruction at its end may be cut.
-        const LEN: usize = 512;
-        let headers = &self.image.headers;
-        let Some(offset) = headers.code_offset(address) else {
-            return Vec::new();
-        };
-        let left = headers.code_end(address).saturating_sub(address);
-        let len = usize::try_from(left).map_or(LEN, |left| left.min(LEN));
-        let mut window = self
-            .image
-            .aside
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if window.find(offset, len).is_none()
-            && self.image.fill(&mut window, offset, WINDOW / 8).is_err()
-        {
-            return Vec::new();
-        }
-        window
-            .find(offset, len)
-            .map_or_else(Vec::new, |start| window.bytes[start..start + len].to_vec())
-    }
-}
-
-impl Window {
-    fn find(&self, offset: u64, len: usize) -> Option<usize> {
-        let start = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
-        (start.checked_add(len)? <= self.bytes.len()).then_some(start)
     }
 }
 

@@ -11,6 +11,9 @@ use super::headers::{Headers, read_checked};
 use super::{Function, NameSource};
 use crate::error::{Error, Result};
 
+/// No symbol table is larger; a file that claims more would only take the memory away.
+const MAX_TABLE: u64 = 2 << 30;
+
 #[derive(Debug)]
 struct Table {
     source: NameSource,
@@ -45,8 +48,16 @@ impl Symbols {
             let Some(section) = headers.section_of_kind(kind) else {
                 continue;
             };
-            let read =
-                |offset, size, what| read_checked(path, file, headers.file_len, offset, size, what);
+            let read = |offset, size, what: &str| {
+                if size > MAX_TABLE {
+                    let what = format!("{what} claims {size} bytes");
+                    return Err(Error::Truncated {
+                        path: path.to_owned(),
+                        what,
+                    });
+                }
+                read_checked(path, file, headers.file_len, offset, size, what)
+            };
             let what = if kind == elf::SHT_SYMTAB {
                 "the symbol table"
             } else {

@@ -1,0 +1,326 @@
+
+use super::*;
+use crate::image::NameSource;
+
+const NEW: &str = "6.18.1";
+const OLD: &str = "6.1.0";
+const ALL: ArgSet = ArgSet::REGISTERS;
+
+fn function(code: &[u8], size: u64) -> Function {
+    let end = 0x401000 + code.len() as u64;
+    Function {
+        names: vec!["f".into()],
+        address: 0x401000,
+        offset: 0x1000,
+        size,
+        end,
+        undivided: end,
+        source: NameSource::Symtab,
+    }
+}
+
+fn placed(code: &[u8], purpose: Purpose, live: ArgSet, kernel: &str) -> (u64, Cost) {
+    let function = function(code, code.len() as u64);
+    let site = place_on(
+        &function,
+        code,
+        purpose,
+        live,
+        &Nowhere,
+        Kernel::from_release(kernel),
+    )
+    .unwrap();
+    assert_eq!(site.offset, function.offset + site.moved);
+    assert_eq!(site.address, function.address + site.moved);
+    (site.moved, site.cost)
+}
+
+const ENDBR64: &[u8] = &[0xf3, 0x0f, 0x1e, 0xfa];
+
+fn code(parts: &[&[u8]]) -> Vec<u8> {
+    parts.concat()
+}
+
+#[test]
+fn the_first_cheap_instruction_is_chosen() {
+    use Cost::{Emulated, Nop5, SingleStepped};
+    use Purpose::{Entry, EntryReturn};
+    let push: &[u8] = &[0x55];
+    let ret: &[u8] = &[0xc3];
+    let nop5: &[u8] = &[0x0f, 0x1f, 0x44, 0, 0];
+    let mov_eax: &[u8] = &[0xb8, 1, 0, 0, 0];
+    let sub_rsp: &[u8] = &[0x48, 0x83, 0xec, 0x08];
+    let call: &[u8] = &[0xe8, 0, 0, 0, 0];
+    let add_rsp: &[u8] = &[0x48, 0x83, 0xc4, 0x08];
+    type Case = (
+        &'static str,
+        Vec<u8>,
+        Purpose,
+        ArgSet,
+        &'static str,
+        (u64, Cost),
+    );
+    let cases: &[Case] = &[
+        (
+            "push first",
+            code(&[push, &[0x5d], ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (0, Emulated),
+        ),
+        (
+            "endbr64, push",
+            code(&[ENDBR64, push, &[0x5d], ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (4, Emulated),
+        ),
+        (
+            "push r15",
+            code(&[ENDBR64, &[0x41, 0x57], &[0x41, 0x5f], ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (4, Emulated),
+        ),
+        (
+            "a nop that 6.18 turns into a call",
+            code(&[nop5, ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (0, Nop5),
+        ),
+        (
+            "the same, single-stepped before 6.16",
+            code(&[nop5, ret]),
+            EntryReturn,
+            ALL,
+            OLD,
+            (0, SingleStepped),
+        ),
+        (
+            "old kernels go on to the push",
+            code(&[nop5, push, &[0x5d], ret]),
+            EntryReturn,
+            ALL,
+            OLD,
+            (5, Emulated),
+        ),
+        (
+            "test, je as in free",
+            vec![0x48, 0x85, 0xff, 0x74, 0x01, 0xc3, 0xc3],
+            EntryReturn,
+            ALL,
+            NEW,
+            (3, Emulated),
+        ),
+        (
+            "nothing cheap",
+            code(&[mov_eax, ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "the stack has moved before the call",
+            code(&[sub_rsp, call, add_rsp, ret]),
+            EntryReturn,
+            ALL,
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "an entry alone does not mind",
+            code(&[sub_rsp, call, add_rsp, ret]),
+            Entry,
+            ALL,
+            NEW,
+            (4, Emulated),
+        ),
+        (
+            "arguments on the stack do",
+            code(&[sub_rsp, call, add_rsp, ret]),
+            Entry,
+            ArgSet::EMPTY.with(6),
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "edi written, arg0 wanted",
+            code(&[&[0x31, 0xff], push, &[0x5d], ret]),
+            Entry,
+            ArgSet::EMPTY.with(0),
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "edi written, arg1 wanted",
+            code(&[&[0x31, 0xff], push, &[0x5d], ret]),
+            Entry,
+            ArgSet::EMPTY.with(1),
+            NEW,
+            (2, Emulated),
+        ),
+        (
+            "cl is a part of arg3",
+            code(&[&[0xb1, 1], push, &[0x5d], ret]),
+            Entry,
+            ArgSet::EMPTY.with(3),
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "a store is not passed",
+            code(&[&[0xc7, 0x07, 0, 0, 0, 0], push, &[0x5d], ret]),
+            Entry,
+            ArgSet::EMPTY,
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "a call through a register is not passed",
+            code(&[&[0xff, 0xd0], push, &[0x5d], ret]),
+            Entry,
+            ArgSet::EMPTY,
+            NEW,
+            (0, SingleStepped),
+        ),
+        (
+            "only a jump, as in musl's malloc",
+            vec![0xe9, 0, 0, 0x10, 0],
+            EntryReturn,
+            ALL,
+            NEW,
+            (0, Emulated),
+        ),
+        (
+            "a vector move is refused, the push is not",
+            code(&[&[0xc5, 0xf9, 0x6f, 0xc1], push, &[0x5d], ret]),
+            Entry,
+            ALL,
+            NEW,
+            (4, Emulated),
+        ),
+    ];
+    for (what, bytes, purpose, live, kernel, expected) in cases {
+        assert_eq!(placed(bytes, *purpose, *live, kernel), *expected, "{what}");
+    }
+}
+
+#[test]
+fn nothing_that_a_loop_comes_back_to_is_passed() {
+    // mov eax, [rdi]; L: test eax, eax; je +3; dec eax; jmp L; ret
+    let looped = [
+        0x8b, 0x07, 0x85, 0xc0, 0x74, 0x04, 0xff, 0xc8, 0xeb, 0xf8, 0xc3,
+    ];
+    assert_eq!(
+        placed(&looped, Purpose::Entry, ALL, NEW),
+        (0, Cost::SingleStepped)
+    );
+    // without the jump back the je is fine
+    let straight = [
+        0x8b, 0x07, 0x85, 0xc0, 0x74, 0x04, 0xff, 0xc8, 0x90, 0x90, 0xc3,
+    ];
+    assert_eq!(
+        placed(&straight, Purpose::Entry, ALL, NEW),
+        (4, Cost::Emulated)
+    );
+    // je to outside: a cold part that may jump back anywhere
+    let cold = [0x8b, 0x07, 0x85, 0xc0, 0x0f, 0x84, 0, 0, 0x10, 0, 0xc3];
+    assert_eq!(
+        placed(&cold, Purpose::Entry, ALL, NEW),
+        (0, Cost::SingleStepped)
+    );
+    // a jump back to behind endbr64
+    let tail = code(&[ENDBR64, &[0x55, 0x5d, 0xeb, 0xfc]]);
+    assert_eq!(
+        placed(&tail, Purpose::EntryReturn, ALL, NEW),
+        (0, Cost::SingleStepped)
+    );
+}
+
+#[test]
+fn without_bounds_only_the_landing_pad_is_passed() {
+    let bytes = code(&[ENDBR64, &[0x55, 0x5d, 0xc3]]);
+    let site = place(&function(&bytes, 0), &bytes, Purpose::EntryReturn, ALL).unwrap();
+    assert_eq!(site.moved, 4);
+    let bytes = [0xb8, 1, 0, 0, 0, 0x55, 0x5d, 0xc3];
+    let site = place(&function(&bytes, 0), &bytes, Purpose::EntryReturn, ALL).unwrap();
+    assert_eq!((site.moved, site.cost), (0, Cost::SingleStepped));
+}
+
+#[test]
+fn another_symbol_inside_is_not_crossed() {
+    let bytes = code(&[ENDBR64, &[0x55, 0x5d, 0xc3]]);
+    let mut function = function(&bytes, bytes.len() as u64);
+    function.undivided = function.address + 4;
+    let site = place(&function, &bytes, Purpose::EntryReturn, ALL).unwrap();
+    assert_eq!(site.moved, 0);
+}
+
+#[test]
+fn what_the_kernel_refuses_is_refused_with_a_reason() {
+    for (bytes, word) in [
+        (&[0xf0, 0x0f, 0xb1, 0x07, 0xc3][..], "prefix"),
+        (
+            &[0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0xc3],
+            "prefix",
+        ),
+        (&[0xcc, 0xc3], "does not probe"),
+        (&[0x49, 0x90, 0xc3], "nop"),
+    ] {
+        let function = function(bytes, bytes.len() as u64);
+        let error = at_offset(&function, bytes, 0).unwrap_err();
+        assert!(matches!(error, Error::Unprobeable { .. }), "{error}");
+        assert!(error.to_string().contains(word), "{error}");
+    }
+}
+
+#[test]
+fn an_offset_inside_an_instruction_names_its_neighbours() {
+    let bytes = [0x55, 0xb8, 1, 0, 0, 0, 0x5d, 0xc3];
+    let function = function(&bytes, bytes.len() as u64);
+    let at = |add| at_offset(&function, &bytes, add);
+    assert_eq!(at(1).unwrap().offset, 0x1001);
+    let message = at(3).unwrap_err().to_string();
+    assert!(
+        message.contains("f+0x3") && message.contains("+0x1") && message.contains("+0x6"),
+        "{message}"
+    );
+    assert!(message.contains("mov eax"), "{message}");
+    assert!(matches!(at(8), Err(Error::PastEnd { size: 8, .. })));
+    assert!(matches!(at(u64::MAX), Err(Error::PastEnd { .. })));
+    // code that was given only in part
+    assert!(matches!(
+        at_offset(&function, &bytes[..3], 6),
+        Err(Error::Undecodable { .. })
+    ));
+    assert_eq!(returns(&function, &bytes), [0x1007]);
+}
+
+#[test]
+fn any_bytes_are_survived() {
+    // A fixed linear congruence: the same bytes in every run.
+    let mut seed = 1u64;
+    let mut next = || {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as u8
+    };
+    for len in 0..4000usize {
+        let bytes: Vec<u8> = (0..len % 80).map(|_| next()).collect();
+        let function = function(&bytes, bytes.len() as u64);
+        if let Ok(site) = place(&function, &bytes, Purpose::Entry, ALL) {
+            assert!(site.moved < bytes.len() as u64);
+        }
+        let _ = at_offset(&function, &bytes, u64::from(next()) % 80);
+        returns(&function, &bytes);
+    }
+    let empty = function(&[], 0);
+    assert!(place(&empty, &[], Purpose::Entry, ALL).is_err());
+}
