@@ -147,7 +147,6 @@ fn cut_at_any_length_it_is_an_error_and_never_a_panic() {
         let told = match &error {
             Error::Truncated { .. } => len > 0,
             Error::NotElf { .. } => len == 0,
-            // 32-bit or not is known from the fifth byte on, but the header has to be whole to say the rest.
             _ => false,
         };
         assert!(told, "{len} of {} bytes: {error:?}", whole.len());

@@ -55,8 +55,7 @@ fn the_allocator_costs_one_trap_each() {
     }
 }
 
-/// Sites stand on instructions, within the function, before anything else begins; and the stack, the arguments and
-/// the number of passes are as at the start, which objdump's listing of what was passed shows for a sample.
+/// Sites stand on instructions, within the function, before another symbol begins; and none moved without a gain.
 #[test]
 fn no_site_leaves_its_function_or_passes_a_jump() {
     for image in [
