@@ -309,6 +309,34 @@ fn a_process_by_the_name_it_gives_itself() {
 }
 
 #[test]
+fn only_processes_of_a_user() {
+    let _turn = turn();
+    for (user, counted) in [("0", 1000), ("root", 1000), ("65534", 0)] {
+        let (report, _) = count(
+            Fixture::Calls,
+            "work",
+            args!["--calls", 1000],
+            args!["--uid", user],
+        );
+        let probe = report.only();
+        assert_eq!(probe.aggregated, counted, "--uid {user}: {probe:?}");
+    }
+}
+
+#[test]
+fn looks_in_between_leave_the_counts_alone() {
+    let _turn = turn();
+    let target = args!["--calls", 200_000, "--threads", 4];
+    let flags = args!["--interval", "20ms", "--by", "digit=arg0 % 10"];
+    let (report, truth) = count(Fixture::Calls, "work", target, flags);
+    assert_exact(&report, &truth);
+    assert_eq!(
+        report.summary.counts.iter().map(|c| c.count).sum::<u64>(),
+        800_000
+    );
+}
+
+#[test]
 fn stopped_in_the_middle_everything_is_accounted_for() {
     let _turn = turn();
     let program = Fixture::Calls.path();

@@ -221,7 +221,8 @@ fn refused_recipe(text: &str, place: &str, words: &[&str]) {
     let folder = folder();
     let file = folder.path().join("mine.toml");
     std::fs::write(&file, text).unwrap();
-    let finished = Uprof::new(args!["recipe", file.display(), "--pid", std::process::id()]).run();
+    let target = Target::gated(&Fixture::Calls.path(), args![]);
+    let finished = Uprof::new(args!["recipe", file.display(), "--pid", target.pid()]).run();
     finished.refused(1, &[words, &[place]].concat());
 }
 

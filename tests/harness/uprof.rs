@@ -378,6 +378,14 @@ impl Finished {
             self.said,
             self.stderr
         );
+        if status == 1 {
+            assert!(
+                self.stderr.starts_with("uprof: "),
+                "uprof {:?}:\n{}",
+                self.said,
+                self.stderr
+            );
+        }
         let lower = self.stderr.to_lowercase();
         for word in words {
             assert!(
