@@ -41,7 +41,7 @@ pub(crate) fn is_reserved(name: &str) -> bool {
 }
 
 /// The words that name a type.
-const TYPE_WORDS: &[&str] = &[
+pub(super) const TYPE_WORDS: &[&str] = &[
     "u8",
     "u16",
     "u32",
@@ -244,7 +244,9 @@ impl Checker<'_> {
             _ if FUNCTIONS.contains(&name) => {
                 Err(Fault::new(span.clone(), format!("`{name}` is a function")).help(usage(name)))
             }
-            _ if NOT_YET.contains(&name) => Err(not_yet(name, span)),
+            _ if NOT_YET.contains(&name) && !self.scope.params.iter().any(|(n, _)| n == name) => {
+                Err(not_yet(name, span))
+            }
             _ => Err(self.unknown_name(name, span)),
         }
     }
@@ -684,7 +686,7 @@ impl Checker<'_> {
             let Some(v) = constant.e.as_int() else {
                 continue;
             };
-            if other.e.as_int().is_some() || constant.param || !constant.literal {
+            if other.e.as_int().is_some() || constant.param {
                 continue;
             }
             let negative = constant.e.ty == Type::I64 && (v as i64) < 0;
@@ -761,35 +763,37 @@ impl Checker<'_> {
                 span,
             ))),
             (BinOp::Sub, Some(to), Some(other)) if to == other => {
-                let difference = Expr {
-                    kind: Kind::Binary {
-                        op,
-                        signed: true,
-                        a: Box::new(a.clone()),
-                        b: Box::new(b.clone()),
-                    },
+                let size = to.size().unwrap_or(1);
+                if let (Some(x), Some(y)) = (a.as_int(), b.as_int()) {
+                    let bytes = fold::binary(op, true, x, y);
+                    let kind = Kind::Int(fold::binary(BinOp::Div, true, bytes, size));
+                    return Ok(Some(Expr {
+                        kind,
+                        ty: Type::I64,
+                        span,
+                    }));
+                }
+                let at = |kind| Expr {
+                    kind,
                     ty: Type::I64,
                     span: span.clone(),
                 };
-                let Some(size @ 2..) = to.size() else {
-                    return Ok(Some(difference));
-                };
-                let size = Box::new(Expr {
-                    kind: Kind::Int(size),
-                    ty: Type::I64,
-                    span: span.clone(),
+                let difference = at(Kind::Binary {
+                    op,
+                    signed: true,
+                    a: Box::new(a.clone()),
+                    b: Box::new(b.clone()),
                 });
-                let kind = Kind::Binary {
+                if size == 1 {
+                    return Ok(Some(difference));
+                }
+                let size = Box::new(at(Kind::Int(size)));
+                Ok(Some(at(Kind::Binary {
                     op: BinOp::Div,
                     signed: true,
                     a: Box::new(difference),
                     b: size,
-                };
-                Ok(Some(Expr {
-                    kind,
-                    ty: Type::I64,
-                    span,
-                }))
+                })))
             }
             (BinOp::Sub, Some(_), Some(_)) => Err(Fault::new(
                 span,
@@ -925,14 +929,19 @@ impl Checker<'_> {
         );
         if let Some(v) = condition.e.as_int() {
             let chosen = if v != 0 { left.e } else { right.e };
-            let e = if chosen.ty == ty {
-                chosen
-            } else {
-                Expr {
-                    kind: chosen.kind,
+            let span = n.span.clone();
+            let e = match chosen.kind {
+                _ if chosen.ty == ty => chosen,
+                Kind::Int(v) => Expr {
+                    kind: Kind::Int(v),
                     ty,
-                    span: n.span.clone(),
-                }
+                    span,
+                },
+                _ => Expr {
+                    kind: Kind::Cast(Box::new(chosen)),
+                    ty,
+                    span,
+                },
             };
             return Ok(Checked { e, literal, param });
         }
@@ -984,6 +993,13 @@ fn scaled(op: BinOp, base: Expr, index: Expr, to: &Type, ty: Type, span: Range<u
     };
     if step.as_int() == Some(0) {
         return Expr { ty, span, ..base };
+    }
+    if let (Some(a), Some(b)) = (base.as_int(), step.as_int()) {
+        return Expr {
+            kind: Kind::Int(fold::binary(op, false, a, b)),
+            ty,
+            span,
+        };
     }
     Expr {
         kind: Kind::Binary {

@@ -92,7 +92,7 @@ impl Display for Type {
 
 impl Type {
     /// In a sentence: "a 64-bit integer", "a pointer to u32".
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Type::Int {
                 bits: 64,
@@ -135,8 +135,7 @@ fn write(f: &mut Formatter<'_>, e: &Expr, least: u8, bytes: bool) -> fmt::Result
         Kind::Binary { op, .. } => op.precedence(),
         Kind::Cond { .. } => COND,
         Kind::Unary { .. } | Kind::Cast(_) | Kind::Load(_) => UNARY,
-        Kind::Int(v) if matches!(e.ty, Type::Int { signed: true, .. }) && (*v as i64) < 0 => UNARY,
-        Kind::Int(_) if matches!(e.ty, Type::Ptr { .. }) && !bytes => UNARY,
+        Kind::Int(v) if cast_of(e, *v, bytes) || (e.ty == Type::I64 && (*v as i64) < 0) => UNARY,
         _ => ATOM,
     };
     let wrap = own < least;
@@ -150,13 +149,28 @@ fn write(f: &mut Formatter<'_>, e: &Expr, least: u8, bytes: bool) -> fmt::Result
     Ok(())
 }
 
+/// Whether a constant needs its type to be read back as it is.
+fn cast_of(e: &Expr, v: u64, bytes: bool) -> bool {
+    let bare = if v > i64::MAX as u64 && e.ty != Type::I64 {
+        Type::U64
+    } else {
+        Type::I64
+    };
+    e.ty != bare && !(bytes && matches!(e.ty, Type::Ptr { .. }))
+}
+
 fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Result {
     match &e.kind {
-        Kind::Int(v) => match e.ty {
-            Type::Int { signed: true, .. } => write!(f, "{}", *v as i64),
-            Type::Ptr { .. } if !bytes => write!(f, "({}){v}", e.ty),
-            _ => write!(f, "{v}"),
-        },
+        Kind::Int(v) => {
+            if cast_of(e, *v, bytes) {
+                write!(f, "({})", e.ty)?;
+            }
+            if matches!(e.ty, Type::Int { signed: true, .. }) {
+                write!(f, "{}", *v as i64)
+            } else {
+                write!(f, "{v}")
+            }
+        }
         Kind::Str(text) => quote(f, text),
         Kind::Builtin(b) => f.write_str(b.name()),
         Kind::Arg(n) => write!(f, "arg{n}"),

@@ -233,6 +233,11 @@ fn special(before: &str, found: &str, span: &Range<usize>) -> Option<Fault> {
         ";" => fault("`;`: an expression has no statements".into()),
         "$" => fault("expected a parameter's name after `$`".into()),
         "struct" | "union" | "enum" => types_later(span, found),
+        _ if super::check::TYPE_WORDS.contains(&last_token(before)) => {
+            let ty = last_token(before);
+            fault(format!("`{ty}` is a type"))
+                .map(|f| f.help(format!("a cast is written ({ty})arg0")))
+        }
         _ if last_token(before) == "struct" => types_later(span, "struct"),
         _ => None,
     }
@@ -519,7 +524,6 @@ fn primary(pair: Pair<'_, Rule>) -> Result<Node, Fault> {
         f
     };
     let kind = match pair.as_rule() {
-        // Parentheses are silent in the grammar; the node's place is what stands in them.
         Rule::ternary => return ternary(pair),
         Rule::primary => return inner_primary(pair),
         Rule::number => Syntax::Int(literal::number(text).map_err(wrong)?),

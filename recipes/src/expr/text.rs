@@ -54,13 +54,18 @@ fn sized(addr: &Expr, len: Expr, literal: &[u8]) -> Expr {
         ty,
         span: span.clone(),
     };
-    let equals = |a, value| {
+    let equals = |a, value: u64| {
+        let ty = if value > i64::MAX as u64 {
+            Type::U64
+        } else {
+            Type::I64
+        };
         at(
             Kind::Binary {
                 op: BinOp::Eq,
                 signed: false,
                 a: Box::new(a),
-                b: Box::new(at(Kind::Int(value), Type::U64)),
+                b: Box::new(at(Kind::Int(value), ty)),
             },
             Type::INT,
         )

@@ -439,7 +439,7 @@ impl Reading<'_> {
         }
         let by = t.get("by").map(|v| self.by(v, scope)).unwrap_or_default();
         if let Some(v) = histogram {
-            let value = r.condition(v, "histogram", scope);
+            let value = r.number(v, "histogram", scope, "a number");
             let unit = t
                 .get("unit")
                 .and_then(|v| r.string(v, "unit", "a text"))
@@ -511,7 +511,7 @@ impl Reading<'_> {
                     constant: true,
                     ..self.scope()
                 };
-                r.condition(value, "text_limit", &scope)
+                r.number(value, "text_limit", &scope, "a size")
                     .and_then(|e| e.as_int())
             }
         };

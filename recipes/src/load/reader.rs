@@ -195,17 +195,31 @@ impl Reader {
 
     /// A condition: an expression whose value is a number.
     pub(super) fn condition(&self, value: &Val<'_>, key: &str, scope: &Scope) -> Option<Expr> {
+        self.number(value, key, scope, "a condition")
+    }
+
+    /// An expression whose value is a number, called `what` in the message.
+    pub(super) fn number(
+        &self,
+        value: &Val<'_>,
+        key: &str,
+        scope: &Scope,
+        what: &str,
+    ) -> Option<Expr> {
         let e = self.expression(value, key, scope)?;
         if e.ty.is_scalar() {
             return Some(e);
         }
-        self.report(
-            self.error(
-                e.span.clone(),
-                format!("`{key}` is a condition, and this is a text"),
-            )
-            .help("compare it: comm == \"King\""),
+        let fault = self.error(
+            e.span.clone(),
+            format!("`{key}` is {what}, and this is {}", e.ty.describe()),
         );
+        let help = "compare it: comm == \"King\"";
+        self.report(if what == "a condition" {
+            fault.help(help)
+        } else {
+            fault
+        });
         None
     }
 

@@ -1,0 +1,122 @@
+//! Whatever the text, the answer is a recipe or errors with a place: never a panic.
+
+mod eval;
+
+use proptest::prelude::*;
+use uprof_recipes::{Expr, Scope, Source, builtin, parse, parse_expr};
+
+fn scope() -> Scope {
+    let sized =
+        parse_expr(&Source::new("capture", "str(arg2, arg3)"), &Scope::call()).expect("a capture");
+    Scope::call()
+        .with_capture("sql", sized)
+        .with_capture("size", Expr::arg(0))
+}
+
+const WORLD: eval::World = eval::World {
+    args: [0x7fff_0000_8123, 0x10_0000, 3, u64::MAX, 0, 0, 0, 0, 0, 0],
+    retval: -5i64 as u64,
+    latency: 1_000_000,
+    memory: |at| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8,
+    text: "King",
+};
+
+fn check(text: String) -> Result<(), TestCaseError> {
+    if let Err(errors) = parse(Source::new("t.toml", text.as_str())) {
+        prop_assert!(!errors.is_empty());
+        for e in errors {
+            prop_assert!(
+                e.line >= 1
+                    && e.column >= 1
+                    && !e.to_string().is_empty()
+                    && !e.render(true).is_empty()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A well-formed expression over integers, pointers and texts; some have no meaning.
+fn expression() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("arg0".to_owned()),
+        Just("retval".to_owned()),
+        Just("latency".to_owned()),
+        Just("pid".to_owned()),
+        Just("size".to_owned()),
+        Just("*(u32*)(arg1 + 8)".to_owned()),
+        Just("((char**)arg1)[2]".to_owned()),
+        Just("(comm == \"King\")".to_owned()),
+        Just("(str(arg0) != \"a\\\"b\")".to_owned()),
+        Just("(sql == \"SELECT 1\")".to_owned()),
+        Just("((u32*)arg0 + 3)".to_owned()),
+        any::<u64>().prop_map(|v| v.to_string()),
+        (0u64..5000).prop_map(|v| format!("{v:#x}")),
+    ];
+    leaf.prop_recursive(6, 40, 3, |inner| {
+        let infix = prop::sample::select(vec![
+            "+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>", "==", "!=", "<", "<=", ">", ">=",
+            "&&", "||",
+        ]);
+        let prefix = prop::sample::select(vec![
+            "-", "~", "!", "(u8)", "(int)", "(u64)", "(char*)", "*(u16*)", "(bool)",
+        ]);
+        prop_oneof![
+            (inner.clone(), infix, inner.clone()).prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+            (prefix, inner.clone()).prop_map(|(op, e)| format!("{op}({e})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(c, a, b)| format!("({c} ? {a} : {b})")),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_text(text in ".{0,200}") {
+        check(text)?;
+    }
+
+    #[test]
+    fn random_expression_text(text in r#"[-a-z0-9 ()\[\]"'$.,?:*&|<>=!~+/%\\]{0,80}"#) {
+        if let Err(e) = parse_expr(&Source::new("--where", text.as_str()), &scope()) {
+            prop_assert!(e.line >= 1 && e.span.start <= text.len() && e.span.end <= text.len());
+            prop_assert!(!e.render(false).is_empty());
+        }
+    }
+
+    /// What `--explain` shows means the same: it parses, and shows itself again.
+    #[test]
+    fn shown_expressions_parse(text in expression()) {
+        let read = |t: &str| parse_expr(&Source::new("e", t), &scope());
+        if let Ok(e) = read(&text) {
+            let shown = e.to_string();
+            let again = read(&shown).map_err(|e| TestCaseError::fail(format!("{text}\n{shown}\n{}", e.render(false))))?;
+            prop_assert_eq!(again.to_string(), shown);
+            if e.ty.is_scalar() && !e.any(&|e| matches!(&e.kind, uprof_recipes::Kind::Capture(n) if n == "sql")) {
+                prop_assert_eq!(WORLD.eval(&again), WORLD.eval(&e), "{}", text);
+            }
+            let captures = scope().captures;
+            prop_assert!(!e.with_captures(&captures).any(&|e| matches!(e.kind, uprof_recipes::Kind::Capture(_))));
+        }
+    }
+
+    /// Built-in recipes with pieces cut out, doubled, and replaced.
+    #[test]
+    fn mutated_recipes(which in any::<prop::sample::Index>(), edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, ".{0,4}"), 1..6)) {
+        let mut text = builtin()[which.index(builtin().len())].text.to_owned();
+        for (at, cut, put) in edits {
+            let mut from = at.index(text.len().max(1)).min(text.len());
+            while !text.is_char_boundary(from) {
+                from -= 1;
+            }
+            let mut to = (from + cut).min(text.len());
+            while !text.is_char_boundary(to) {
+                to += 1;
+            }
+            text.replace_range(from..to, &put);
+        }
+        check(text)?;
+    }
+}
