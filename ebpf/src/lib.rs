@@ -1,1 +1,54 @@
-//! uprof-ebpf
+//! All that speaks BPF: from a typed program to bytecode, into the kernel, and back out.
+//!
+//! A caller describes probes ([`ProbeSpec`]: what to test, capture and aggregate, as typed
+//! [`expr`]essions), loads them ([`Engine::load`]), attaches them to places in files
+//! ([`Engine::attach`]), and reads records, counters, counts and histograms. Nothing here knows of
+//! symbols, recipes or reports.
+//!
+//! - `expr`: the tree, its reference evaluator, its compiler.
+//! - `asm`: instructions, labels, references to maps and kernel functions.
+//! - `program`: the shapes (entry and call; event, count, histogram) put together from those.
+//! - `layout`: where things lie in memory that programs and userspace share; `record`, `key`,
+//!   `hist`, `stats` are the userspace side of it.
+//! - `sys`: the thin layer over bpf(2) and perf_event_open(2), for what aya 0.14 cannot do:
+//!   `uprobe_multi` and session programs and links. `btf` finds the ids of kernel functions.
+//! - `load`, `link`, `engine`: what is tried, in which order, and what is held open.
+//! - `features`: what this kernel and this user can do, by trying. `object_file`: programs as ELF.
+//!
+//! Programs of uprobes are preemptible, so that nothing here relies on "one at a time per CPU":
+//! counters are atomic additions, sharded by CPU, and scratch memory is claimed.
+
+#![cfg(target_arch = "x86_64")]
+
+pub mod expr;
+pub mod hist;
+
+mod arch;
+mod asm;
+mod btf;
+mod engine;
+mod error;
+pub mod features;
+mod helper;
+mod key;
+mod layout;
+mod link;
+mod load;
+mod object_file;
+mod program;
+mod record;
+mod spec;
+mod stats;
+mod sys;
+
+pub use engine::{AttachSite, Engine, dump_object, monotonic_ns, unix_offset_ns};
+pub use error::Error;
+pub use expr::Expr;
+pub use hist::HistData;
+pub use key::{KeyBytes, KeyValue};
+pub use record::{Bytes, Record};
+pub use spec::{
+    Action, Capture, EngineOptions, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, Mechanism,
+    ProbeKind, ProbeSpec,
+};
+pub use stats::Counters;

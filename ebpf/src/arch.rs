@@ -1,0 +1,19 @@
+//! What depends on the architecture: where `struct pt_regs` holds what (x86-64, System V ABI).
+//! Offsets are those of arch/x86/include/asm/ptrace.h, fixed by the kernel's ABI.
+
+/// Offsets of the registers that carry arguments 0 to 5: rdi, rsi, rdx, rcx, r8, r9.
+pub(crate) const ARGS: [i16; 6] = [112, 104, 96, 88, 72, 64];
+/// Offset of the register that carries the return value: rax.
+pub(crate) const RETVAL: i16 = 80;
+/// Offset of the stack pointer.
+pub(crate) const SP: i16 = 152;
+/// How far the stack pointer has moved up at the return: the return address is popped.
+pub(crate) const SP_AT_RETURN: i32 = 8;
+/// Bytes of `struct pt_regs`.
+#[cfg(test)]
+pub(crate) const REGS_SIZE: usize = 168;
+
+/// Distance from the stack pointer at entry to argument `n` (6 or more).
+pub(crate) fn stack_arg(n: u8) -> i32 {
+    8 * (i32::from(n) - 5)
+}

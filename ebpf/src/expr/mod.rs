@@ -1,0 +1,206 @@
+//! Typed expressions: what a probe reads, tests and computes.
+//!
+//! The tree is what the recipe language leaves after its own checking: every operation is on 64-bit
+//! words, signedness sits on the operation, and memory is read with a stated width. It has two
+//! meanings that must agree: [`eval`] is the reference, the compiler in this folder is what runs
+//! in the kernel. A property test compares the two on random trees.
+
+pub(crate) mod compile;
+mod eval;
+
+pub use eval::{Env, Fault, eval};
+
+/// The longest literal that [`Expr::BytesEq`] can compare with, in bytes.
+pub const MAX_LITERAL: usize = 63;
+/// Arguments passed in registers by the System V ABI on x86-64; later ones are on the stack.
+pub const REGISTER_ARGS: u8 = 6;
+/// The last argument that can be named, counted from 0.
+pub const MAX_ARG: u8 = 31;
+
+/// An integer's width and signedness.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct IntType {
+    /// 8, 16, 32 or 64.
+    pub bits: u8,
+    /// Whether it is sign-extended to 64 bits.
+    pub signed: bool,
+}
+
+impl IntType {
+    /// Unsigned 64-bit, the width of every intermediate value.
+    pub const U64: IntType = IntType {
+        bits: 64,
+        signed: false,
+    };
+
+    /// Width in bytes.
+    pub fn bytes(self) -> usize {
+        usize::from(self.bits / 8)
+    }
+
+    /// Truncates `value` to this type and extends it again to 64 bits.
+    pub fn fit(self, value: u64) -> u64 {
+        let shift = 64u32.saturating_sub(u32::from(self.bits)) & 63;
+        if self.signed {
+            (((value << shift) as i64) >> shift) as u64
+        } else {
+            (value << shift) >> shift
+        }
+    }
+}
+
+/// What the kernel tells about the moment of a hit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Builtin {
+    /// Process id (the kernel's tgid), in the initial pid namespace.
+    Pid,
+    /// Thread id, in the initial pid namespace.
+    Tid,
+    /// User id of the thread.
+    Uid,
+    /// Group id of the thread.
+    Gid,
+    /// Id of the thread's cgroup (v2), the inode number of its directory.
+    Cgroup,
+    /// Monotonic clock in nanoseconds.
+    Nsecs,
+    /// The CPU that the hit ran on.
+    Cpu,
+}
+
+/// One-operand operations.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum UnOp {
+    /// `-x`
+    Neg,
+    /// `~x`
+    BitNot,
+    /// `!x`: 1 if x is 0, else 0
+    LogNot,
+}
+
+/// Two-operand operations; comparisons and logic give 0 or 1.
+#[allow(missing_docs, reason = "the names say it all")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BinOp {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Rem,
+    And,
+    Or,
+    Xor,
+    Shl,
+    Shr,
+    Eq,
+    Ne,
+    Lt,
+    Le,
+    Gt,
+    Ge,
+    LogAnd,
+    LogOr,
+}
+
+/// Where the bytes of a comparison come from.
+#[derive(Clone, PartialEq, Debug)]
+pub enum BytesSource {
+    /// The thread's name, at most 15 bytes.
+    Comm,
+    /// A NUL-terminated string in user memory.
+    Str {
+        /// Its address.
+        addr: Box<Expr>,
+    },
+}
+
+/// An expression. Its value is a 64-bit word or a fault (memory that could not be read).
+#[derive(Clone, PartialEq, Debug)]
+pub enum Expr {
+    /// A constant.
+    Const(u64),
+    /// Argument `n` of the function, as passed. 0..=5 are registers, 6.. are on the stack; valid
+    /// at entry only, where the stack pointer is still at the return address.
+    Arg(u8),
+    /// The function's return value; in a call's return part only.
+    Retval,
+    /// Nanoseconds from entry to return; in a call's return part only.
+    Latency,
+    /// What the kernel tells.
+    Builtin(Builtin),
+    /// An integer captured at entry (index into `Call::saved`); in a call's return part only.
+    /// It faults if it could not be read at entry.
+    Saved(u16),
+    /// User memory at `addr`, extended to 64 bits.
+    Load {
+        /// The address.
+        addr: Box<Expr>,
+        /// The width.
+        ty: IntType,
+    },
+    /// A one-operand operation.
+    Unary(UnOp, Box<Expr>),
+    /// A two-operand operation on 64-bit words. `x/0` is 0 and `x%0` is x, as BPF has it; shift
+    /// counts are taken modulo 64; `&&` and `||` evaluate their right side only when needed.
+    Binary {
+        /// The operation.
+        op: BinOp,
+        /// Picks the meaning of Div, Rem, Shr and of the order comparisons.
+        signed: bool,
+        /// Left side.
+        a: Box<Expr>,
+        /// Right side.
+        b: Box<Expr>,
+    },
+    /// Truncation and extension.
+    Cast {
+        /// To this type.
+        ty: IntType,
+        /// The operand.
+        e: Box<Expr>,
+    },
+    /// `c ? a : b`; only the chosen side is evaluated.
+    Cond(Box<Expr>, Box<Expr>, Box<Expr>),
+    /// 1 if the NUL-terminated bytes equal the literal, else 0.
+    BytesEq {
+        /// Left side.
+        what: BytesSource,
+        /// Right side, without its NUL, at most [`MAX_LITERAL`] bytes.
+        literal: Vec<u8>,
+    },
+}
+
+/// Where an expression is evaluated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// At the function's first instructions.
+    Entry,
+    /// When the function has returned.
+    Return,
+}
+
+impl Expr {
+    /// A binary operation, unsigned.
+    pub fn binary(op: BinOp, a: Expr, b: Expr) -> Expr {
+        Expr::Binary {
+            op,
+            signed: false,
+            a: Box::new(a),
+            b: Box::new(b),
+        }
+    }
+
+    /// Whether evaluating it can fault.
+    pub fn can_fault(&self) -> bool {
+        match self {
+            Expr::Const(_) | Expr::Retval | Expr::Latency | Expr::Builtin(_) => false,
+            Expr::Arg(n) => *n >= REGISTER_ARGS,
+            Expr::Saved(_) | Expr::Load { .. } => true,
+            Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),
+            Expr::Binary { a, b, .. } => a.can_fault() || b.can_fault(),
+            Expr::Cond(c, a, b) => c.can_fault() || a.can_fault() || b.can_fault(),
+            Expr::BytesEq { what, .. } => matches!(what, BytesSource::Str { .. }),
+        }
+    }
+}

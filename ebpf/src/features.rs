@@ -1,0 +1,351 @@
+//! What this kernel and this user can do, found by trying.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::generated::{bpf_map_type, bpf_prog_type};
+
+use crate::asm::{Asm, Kfunc, Reg, Size};
+use crate::btf;
+use crate::helper;
+use crate::link::PerfSource;
+use crate::load::create_map;
+use crate::sys::{self, attach_type};
+
+/// One thing that was tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Feature {
+    /// What it is.
+    pub name: String,
+    /// Whether it works, or why not.
+    pub works: Result<(), String>,
+    /// What to do about it, or what it means; empty if there is nothing to say.
+    pub advice: String,
+}
+
+/// Capabilities that matter, by their numbers in include/uapi/linux/capability.h.
+const CAPABILITIES: [(&str, u32, &str); 5] = [
+    ("CAP_BPF", 39, "needed to load programs"),
+    ("CAP_PERFMON", 38, "needed to attach to functions"),
+    (
+        "CAP_SYS_ADMIN",
+        21,
+        "needed to attach by perf event or uprobe_multi",
+    ),
+    (
+        "CAP_SYS_PTRACE",
+        19,
+        "needed to look at other users' processes",
+    ),
+    (
+        "CAP_SYS_RESOURCE",
+        24,
+        "needed before Linux 5.11 to lock memory for maps",
+    ),
+];
+
+/// Before Linux 6.10 the pid filter of `uprobe_multi` lets one thread through only, not the
+/// process; then the programs test the process id themselves. This is the one thing here that
+/// is told by the kernel's version: trying it takes a second thread and a probed function.
+pub fn kernel_filters_pid() -> bool {
+    std::fs::read_to_string("/proc/sys/kernel/osrelease").is_ok_and(|r| at_least(&r, 6, 10))
+}
+
+fn at_least(release: &str, major: u32, minor: u32) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse::<u32>);
+    let mut next = || numbers.next().and_then(Result::ok).unwrap_or(0);
+    (next(), next()) >= (major, minor)
+}
+
+fn load(
+    asm: Asm,
+    kind: bpf_prog_type,
+    attach_type: u32,
+    kfunc: Option<u32>,
+) -> io::Result<OwnedFd> {
+    let mut code = asm.finish().map_err(io::Error::other)?;
+    for (at, _) in &code.kfuncs {
+        code.insns[*at].imm = kfunc.unwrap_or(0) as i32;
+    }
+    let load = sys::ProgLoad {
+        kind,
+        name: "uprof_try",
+        insns: &code.insns,
+        attach_type,
+    };
+    sys::prog_load(&load, None)
+}
+
+fn finish(mut asm: Asm) -> Asm {
+    asm.constant(Reg::R0, 0);
+    asm.exit();
+    asm
+}
+
+/// A program that does nothing but call a helper without arguments.
+fn calling(helper: Option<u32>) -> Asm {
+    let mut asm = Asm::default();
+    if let Some(helper) = helper {
+        asm.call(helper);
+    }
+    finish(asm)
+}
+
+/// Whether programs may compare and exchange (Linux 5.12).
+pub(crate) fn has_cmpxchg() -> bool {
+    let mut asm = Asm::default();
+    asm.store_imm(Size::DW, Reg::R10, -8, 0);
+    asm.constant(Reg::R0, 0);
+    asm.constant(Reg::R1, 1);
+    asm.atomic_cmpxchg(Reg::R10, -8, Reg::R1);
+    load(finish(asm), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None).is_ok()
+}
+
+fn has_links(attach_type: u32, kfunc: Option<Kfunc>) -> io::Result<()> {
+    let mut asm = Asm::default();
+    let mut id = None;
+    if let Some(kfunc) = kfunc {
+        [id] = btf::function_ids([kfunc.name()])?;
+        if id.is_none() {
+            return Err(io::Error::other(format!(
+                "the kernel has no function {}",
+                kfunc.name()
+            )));
+        }
+        asm.call_kfunc(kfunc);
+    }
+    let prog = load(
+        finish(asm),
+        bpf_prog_type::BPF_PROG_TYPE_KPROBE,
+        attach_type,
+        id,
+    )?;
+    let link = sys::MultiLink {
+        path: Path::new("/"),
+        offsets: &[1],
+        cookies: &[],
+        pid: None,
+        at_return: false,
+        attach_type,
+    };
+    match sys::link_multi(prog.as_fd(), &link) {
+        // The directory was looked at: it is the only thing wrong.
+        Err(e) if e.raw_os_error() == Some(libc::EBADF) => Ok(()),
+        Err(e) => Err(e),
+        Ok(_) => Err(io::Error::other("a link on a directory was made")),
+    }
+}
+
+fn perf_uprobe() -> io::Result<()> {
+    let prog = load(calling(None), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None)?;
+    // Its own code, at an offset that no program reaches: the ELF header.
+    let exe = std::fs::read_link("/proc/self/exe")?;
+    let source = PerfSource::find()?;
+    let pid = Some(std::process::id());
+    source
+        .attach(prog.as_fd(), &exe, 0, pid, false, None)
+        .map(drop)
+}
+
+fn attach_cookie() -> io::Result<()> {
+    let mut asm = Asm::default();
+    asm.call(helper::GET_ATTACH_COOKIE);
+    load(finish(asm), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None).map(drop)
+}
+
+fn tracepoint() -> io::Result<()> {
+    load(
+        calling(None),
+        bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT,
+        0,
+        None,
+    )?;
+    let prog = load(
+        calling(None),
+        bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
+        0,
+        None,
+    )?;
+    sys::raw_tracepoint(prog.as_fd(), c"sched_process_exit").map(drop)
+}
+
+fn kprobe() -> io::Result<()> {
+    load(calling(None), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None)?;
+    match Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
+        true => Ok(()),
+        false => Err(io::Error::other("the kernel is built without kprobes")),
+    }
+}
+
+fn fentry() -> io::Result<()> {
+    const BPF_TRACE_FENTRY: u32 = 24;
+    let [id] = btf::function_ids(["vfs_fsync"])?;
+    let Some(id) = id else {
+        return Err(io::Error::other("the kernel's BTF does not have vfs_fsync"));
+    };
+    let code = calling(None).finish().map_err(io::Error::other)?;
+    sys::load_tracing("uprof_try", &code.insns, BPF_TRACE_FENTRY, id).map(drop)
+}
+
+fn ring_buffer() -> io::Result<()> {
+    match create_map("try", bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0) {
+        Ok(_) => Ok(()),
+        Err(crate::Error::Map { source, .. }) => Err(source),
+        Err(other) => Err(io::Error::other(other)),
+    }
+}
+
+fn readable(path: &str) -> io::Result<()> {
+    std::fs::metadata(path)?;
+    match Path::new(path).is_dir() {
+        true => std::fs::read_dir(path).map(drop),
+        false => std::fs::File::open(path).map(drop),
+    }
+}
+
+/// Effective capabilities of this process, as a mask.
+fn capabilities() -> io::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .ok_or_else(|| io::Error::other("/proc/self/status has no CapEff"))
+}
+
+/// Tries everything.
+pub fn probe() -> Vec<Feature> {
+    let mut all = Vec::new();
+    let mut add = |name: &str, result: io::Result<()>, advice: &str| {
+        let works = result.map_err(|e| explain(&e));
+        let advice = if works.is_ok() { "" } else { advice };
+        all.push(Feature {
+            name: name.into(),
+            works,
+            advice: advice.into(),
+        });
+    };
+    let own_test = |e: bool, why: &str| {
+        if e {
+            Ok(())
+        } else {
+            Err(io::Error::other(why))
+        }
+    };
+    add(
+        "BTF",
+        readable("/sys/kernel/btf/vmlinux"),
+        "kernel types are unknown: no session probes; a kernel built with CONFIG_DEBUG_INFO_BTF has them",
+    );
+    add(
+        "ring buffer",
+        ring_buffer(),
+        "no events can be sent: Linux 5.8 or newer is needed",
+    );
+    add(
+        "atomic compare-and-exchange",
+        own_test(has_cmpxchg(), "refused"),
+        "sums wrap at 64 bits; Linux 5.12 has it",
+    );
+    add(
+        "uprobe by perf event",
+        perf_uprobe(),
+        "functions of programs cannot be probed: CONFIG_UPROBE_EVENTS and root are needed",
+    );
+    add(
+        "uprobe_multi",
+        has_links(attach_type::UPROBE_MULTI, None),
+        "each function costs a perf event, and many are slow to attach; Linux 6.6 has it",
+    );
+    add(
+        "uprobe_multi's pid filter",
+        own_test(
+            kernel_filters_pid(),
+            "this kernel filters threads, not processes",
+        ),
+        "every process that runs a probed file pays for it; Linux 6.10 has it right",
+    );
+    add(
+        "uprobe session",
+        has_links(attach_type::UPROBE_SESSION, Some(Kfunc::SessionCookie)),
+        "calls take two probes and a map; Linux 6.13 has it",
+    );
+    add(
+        "attach cookie",
+        attach_cookie(),
+        "each site takes a program of its own; Linux 5.15 has it",
+    );
+    add("tracepoint", tracepoint(), "no kernel events by tracepoint");
+    add("kprobe", kprobe(), "no kernel functions by kprobe");
+    add("fentry", fentry(), "no kernel functions by fentry");
+    add(
+        "/sys/kernel/tracing",
+        readable("/sys/kernel/tracing/events"),
+        "formats of tracepoints are unknown: mount -t tracefs tracefs /sys/kernel/tracing",
+    );
+    let mask = capabilities();
+    for (name, bit, advice) in CAPABILITIES {
+        let result = match &mask {
+            Ok(mask) if mask >> bit & 1 == 1 => Ok(()),
+            Ok(_) => Err(io::Error::other("this user lacks it")),
+            Err(e) => Err(io::Error::other(e.to_string())),
+        };
+        add(name, result, advice);
+    }
+    settings(&mut add);
+    all
+}
+
+/// Settings that may forbid things to some.
+fn settings(add: &mut impl FnMut(&str, io::Result<()>, &str)) {
+    let read = |path: &str| std::fs::read_to_string(path).map(|t| t.trim().to_string());
+    let number = |path: &str, fine: fn(i64) -> bool| {
+        let text = read(path)?;
+        match text.parse::<i64>() {
+            Ok(n) if fine(n) => Ok(()),
+            _ => Err(io::Error::other(format!("it is {text}"))),
+        }
+    };
+    add(
+        "kernel.perf_event_paranoid",
+        number("/proc/sys/kernel/perf_event_paranoid", |n| n < 3),
+        "users without CAP_PERFMON cannot open perf events",
+    );
+    add(
+        "kernel.unprivileged_bpf_disabled",
+        number("/proc/sys/kernel/unprivileged_bpf_disabled", |n| n == 0),
+        "users without CAP_BPF cannot load programs, as it should be",
+    );
+    let lockdown = match read("/sys/kernel/security/lockdown") {
+        Ok(text) if text.contains("[confidentiality]") => Err(io::Error::other("confidentiality")),
+        _ => Ok(()),
+    };
+    add(
+        "no kernel lockdown",
+        lockdown,
+        "lockdown in confidentiality mode forbids BPF to read memory",
+    );
+}
+
+fn explain(e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => format!("not permitted ({e})"),
+        _ => e.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_compare_by_number() {
+        assert!(at_least("6.18.44-fc-v669\n", 6, 10));
+        assert!(at_least("6.10.0", 6, 10));
+        assert!(at_least("7.0", 6, 10));
+        assert!(!at_least("6.9.12-amd64", 6, 10));
+        assert!(!at_least("5.10.0-28", 6, 10));
+        assert!(!at_least("", 6, 10));
+    }
+}

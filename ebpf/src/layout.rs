@@ -1,0 +1,325 @@
+//! Where things lie in memory that programs and userspace share: records, keys and the state blob.
+
+use crate::expr::Expr;
+use crate::hist;
+use crate::program::FrameKind;
+use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec};
+
+/// A record's header. A call's frame has the same layout: it is the record under construction.
+pub(crate) mod header {
+    /// u16: index of the probe.
+    pub const PROBE: i16 = 0;
+    /// u16: [`KEPT`], [`DEFERRED`].
+    pub const FLAGS: i16 = 2;
+    /// u32: index of the site.
+    pub const SITE: i16 = 4;
+    /// u64: monotonic time; in a frame the time of the entry.
+    pub const TIME: i16 = 8;
+    /// u64: tgid in the high half, thread in the low.
+    pub const PID_TGID: i16 = 16;
+    /// u64: nanoseconds; in a frame the end of the bytes captured so far.
+    pub const LATENCY: i16 = 24;
+    /// [u8; 16]: the thread's name.
+    pub const COMM: i16 = 32;
+    /// u64: one bit per slot that could not be read (whole).
+    pub const FAULTS: i16 = 48;
+    /// u64: one bit per slot that was cut at its limit.
+    pub const CUTS: i16 = 56;
+    /// Bytes of the header.
+    pub const SIZE: u32 = 64;
+
+    /// The filter said no, `keep` said yes.
+    pub const KEPT: u16 = 1;
+    /// In a frame: the entry's filter said no, the return is to ask `keep`.
+    pub const DEFERRED: u16 = 2;
+}
+
+/// One capture's place in a record: a word; for bytes it holds offset (low half) and length.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Slot {
+    Int,
+    Bytes { limit: u32 },
+}
+
+impl Slot {
+    fn of(capture: &Capture) -> Slot {
+        match capture {
+            Capture::Int(_) | Capture::Saved(_) => Slot::Int,
+            Capture::Str { limit, .. } | Capture::Buf { limit, .. } => {
+                Slot::Bytes { limit: *limit }
+            }
+        }
+    }
+
+    /// The room that reading it takes: a string's NUL, and a byte that tells "cut".
+    pub fn room(self) -> u32 {
+        match self {
+            Slot::Int => 0,
+            Slot::Bytes { limit } => limit + 2,
+        }
+    }
+}
+
+/// A probe's record (and frame).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct RecordLayout {
+    /// Saved captures first, then the action's own.
+    pub slots: Vec<Slot>,
+    /// How many of the slots are filled at entry.
+    pub saved: usize,
+    /// Capture index of the action -> slot.
+    pub captures: Vec<usize>,
+}
+
+impl RecordLayout {
+    pub fn new(spec: &ProbeSpec) -> RecordLayout {
+        let mut slots: Vec<Slot> = match &spec.kind {
+            ProbeKind::Entry => Vec::new(),
+            ProbeKind::Call { saved, .. } => saved.iter().map(Slot::of).collect(),
+        };
+        let saved = slots.len();
+        let mut captures = Vec::new();
+        if let Action::Event { captures: own } = &spec.action {
+            for capture in own {
+                if let Capture::Saved(i) = capture {
+                    captures.push(usize::from(*i));
+                } else {
+                    captures.push(slots.len());
+                    slots.push(Slot::of(capture));
+                }
+            }
+        }
+        RecordLayout {
+            slots,
+            saved,
+            captures,
+        }
+    }
+
+    /// Offset of a slot's word.
+    pub fn slot(&self, index: usize) -> i16 {
+        (header::SIZE as usize + 8 * index) as i16
+    }
+
+    /// Where captured bytes begin.
+    pub fn fixed(&self) -> u32 {
+        header::SIZE + 8 * self.slots.len() as u32
+    }
+
+    /// The most bytes before slot `index` is read: what bounds its offset.
+    pub fn before(&self, index: usize) -> u32 {
+        let limit = |s: &Slot| match s {
+            Slot::Int => 0,
+            Slot::Bytes { limit } => *limit,
+        };
+        self.fixed() + self.slots[..index].iter().map(limit).sum::<u32>()
+    }
+
+    /// The memory that building it takes.
+    pub fn size(&self) -> u32 {
+        let room: u32 = self.slots.iter().map(|s| s.room()).sum();
+        (self.fixed() + room).next_multiple_of(8)
+    }
+
+    pub fn has_bytes(&self) -> bool {
+        self.slots.iter().any(|s| matches!(s, Slot::Bytes { .. }))
+    }
+}
+
+/// A keyed aggregation's key: its parts in order, then a word of fault bits if one can fault.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct KeyLayout {
+    pub parts: Vec<KeySlot>,
+    pub faults: Option<u32>,
+    pub size: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct KeySlot {
+    pub offset: u32,
+    pub kind: KeyKind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum KeyKind {
+    Int,
+    Comm,
+    Str { limit: u32 },
+}
+
+impl KeyLayout {
+    pub fn new(parts: &[KeyPart]) -> KeyLayout {
+        let mut offset = 0;
+        let slots = parts
+            .iter()
+            .map(|part| {
+                let (kind, size) = match part {
+                    KeyPart::Int(_) => (KeyKind::Int, 8),
+                    KeyPart::Comm => (KeyKind::Comm, 16),
+                    KeyPart::Str { limit, .. } => (
+                        KeyKind::Str { limit: *limit },
+                        (limit + 1).next_multiple_of(8),
+                    ),
+                };
+                let slot = KeySlot { offset, kind };
+                offset += size;
+                slot
+            })
+            .collect();
+        let faults = parts.iter().any(KeyPart::can_fault).then(|| {
+            offset += 8;
+            offset - 8
+        });
+        KeyLayout {
+            parts: slots,
+            faults,
+            size: offset,
+        }
+    }
+}
+
+impl KeyPart {
+    pub(crate) fn can_fault(&self) -> bool {
+        match self {
+            KeyPart::Int(e) => Expr::can_fault(e),
+            KeyPart::Comm => false,
+            KeyPart::Str { .. } => true,
+        }
+    }
+}
+
+/// A histogram in memory, as words.
+pub(crate) mod hist_words {
+    /// The sum's low word.
+    pub const SUM: usize = 0;
+    /// The sum's high word.
+    pub const CARRY: usize = 1;
+    /// `!min`, so that zeroed memory means none.
+    pub const NOT_MIN: usize = 2;
+    /// The largest value.
+    pub const MAX: usize = 3;
+    /// The first bucket.
+    pub const BUCKETS: usize = 4;
+    /// All words.
+    pub const COUNT: usize = BUCKETS + crate::hist::BUCKETS;
+}
+
+/// Counters of a probe in one shard, as words of its block.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Counter {
+    Hits = 0,
+    Emitted = 1,
+    Aggregated = 2,
+    Filtered = 3,
+    DroppedRing = 4,
+    DroppedMap = 5,
+    /// Of the filtered: those whose filter, value or key could not be read.
+    Unreadable = 6,
+}
+
+/// Words of counters before a block's other parts: a cache line.
+const COUNTER_WORDS: u32 = 8;
+/// The blob's control area: the wake-up word, then process ids.
+const CONTROL: u32 = 128;
+/// Where the wake-up word lies: 1 from a wake-up until userspace has drained.
+pub(crate) const WAKE_SENT: u32 = 0;
+/// Where process ids to probe lie, as words; none: all processes.
+pub(crate) const PIDS: u32 = 64;
+/// How many.
+pub(crate) const MAX_PIDS: u32 = 8;
+/// The largest value of an ARRAY map on every supported kernel.
+pub(crate) const MAX_VALUE: u32 = 4 << 20;
+
+/// A probe's block in each shard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Block {
+    /// Offset in the shard.
+    pub offset: u32,
+    /// Offset in the block of the unkeyed histogram.
+    pub hist: Option<u32>,
+    /// Offset in the block of the site counters.
+    pub sites: Option<u32>,
+    pub size: u32,
+}
+
+/// The state blob: control words, a zeroed template, then a block per probe and shard.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct StateLayout {
+    /// Offset of memory that stays zero, from which map values are inserted.
+    pub zeros: u32,
+    pub first_shard: u32,
+    pub shards: u32,
+    pub stride: u32,
+    pub blocks: Vec<Block>,
+    pub size: u32,
+}
+
+impl StateLayout {
+    /// Lays out the blob for `probes`; `cpus` is what the system can have. `None`: it does not
+    /// fit into the largest value of a map.
+    pub fn new(probes: &[ProbeSpec], cpus: u32, cap_shards: bool) -> Option<StateLayout> {
+        let mut zero_bytes = 0;
+        let mut offset = 0u32;
+        let mut blocks = Vec::new();
+        for spec in probes {
+            let hist_bytes = 8 * hist_words::COUNT as u32;
+            let mut size = 8 * COUNTER_WORDS;
+            let mut hist = None;
+            match &spec.action {
+                Action::Histogram { key, .. } if key.is_empty() => {
+                    hist = Some(size);
+                    size += hist_bytes;
+                }
+                Action::Histogram { .. } => zero_bytes = zero_bytes.max(hist_bytes),
+                _ => zero_bytes = zero_bytes.max(8),
+            }
+            let frame = FrameKind::of(spec).size(&RecordLayout::new(spec));
+            zero_bytes = zero_bytes.max(frame);
+            let sites = (spec.sites > 1).then_some(size);
+            if sites.is_some() {
+                size = size.checked_add(spec.sites.checked_mul(8)?)?;
+            }
+            size = size.checked_next_multiple_of(64)?;
+            blocks.push(Block {
+                offset,
+                hist,
+                sites,
+                size,
+            });
+            offset = offset.checked_add(size)?;
+        }
+        let zeros = CONTROL;
+        let first_shard = (CONTROL + zero_bytes).next_multiple_of(64);
+        let mut shards = cpus.max(1).next_power_of_two();
+        if cap_shards {
+            shards = shards.min(16);
+        }
+        loop {
+            let size = offset.checked_mul(shards)?.checked_add(first_shard);
+            match size {
+                Some(size) if size <= MAX_VALUE => {
+                    return Some(StateLayout {
+                        zeros,
+                        first_shard,
+                        shards,
+                        stride: offset,
+                        blocks,
+                        size: size.max(64),
+                    });
+                }
+                _ if shards == 1 => return None,
+                _ => shards /= 2,
+            }
+        }
+    }
+}
+
+/// Bytes of a keyed aggregation's value.
+pub(crate) fn table_value(action: &Action) -> u32 {
+    match action {
+        Action::Histogram { .. } => 8 * hist_words::COUNT as u32,
+        _ => 8,
+    }
+}
+
+const _: () = assert!(hist_words::COUNT == hist::BUCKETS + 4);

@@ -1,0 +1,145 @@
+//! From a loaded program to places in files.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::engine::AttachSite;
+use crate::sys::{self, attach_type};
+
+/// What keeps a program attached: closing it detaches. The order of the fields is that of
+/// closing: the link before the event it is on.
+pub(crate) struct Link {
+    _link: Option<OwnedFd>,
+    _event: Option<OwnedFd>,
+}
+
+/// Sites of one file, in the order of their offsets.
+pub(crate) struct FileSites {
+    pub path: PathBuf,
+    pub offsets: Vec<u64>,
+    pub indexes: Vec<u64>,
+}
+
+/// Sorts sites by file.
+pub(crate) fn by_file(sites: &[AttachSite]) -> Vec<FileSites> {
+    let mut files: BTreeMap<&Path, Vec<(u64, u64)>> = BTreeMap::new();
+    for site in sites {
+        let list = files.entry(&site.path).or_default();
+        list.push((site.offset, site.site.into()));
+    }
+    files
+        .into_iter()
+        .map(|(path, mut list)| {
+            list.sort_unstable();
+            FileSites {
+                path: path.to_path_buf(),
+                offsets: list.iter().map(|s| s.0).collect(),
+                indexes: list.iter().map(|s| s.1).collect(),
+            }
+        })
+        .collect()
+}
+
+/// One link for all sites of a file.
+pub(crate) fn multi(
+    prog: BorrowedFd<'_>,
+    file: &FileSites,
+    cookies: bool,
+    pid: Option<u32>,
+    at_return: bool,
+    session: bool,
+) -> io::Result<Link> {
+    let link = sys::MultiLink {
+        path: &file.path,
+        offsets: &file.offsets,
+        cookies: if cookies { &file.indexes } else { &[] },
+        pid,
+        at_return,
+        attach_type: match session {
+            true => attach_type::UPROBE_SESSION,
+            false => attach_type::UPROBE_MULTI,
+        },
+    };
+    Ok(Link {
+        _link: Some(sys::link_multi(prog, &link)?),
+        _event: None,
+    })
+}
+
+/// The kernel's numbers for uprobes as perf events.
+#[derive(Clone, Copy)]
+pub(crate) struct PerfSource {
+    kind: u32,
+    retprobe_bit: u32,
+}
+
+impl PerfSource {
+    /// Asks sysfs.
+    pub fn find() -> io::Result<PerfSource> {
+        let read = |name: &str| {
+            let path = format!("/sys/bus/event_source/devices/uprobe/{name}");
+            std::fs::read_to_string(&path)
+                .map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
+        };
+        let odd = |what: &str, text: &str| {
+            io::Error::other(format!("the uprobe event source's {what} is {text:?}"))
+        };
+        let kind = read("type")?;
+        let bit = read("format/retprobe")?;
+        Ok(PerfSource {
+            kind: kind.trim().parse().map_err(|_| odd("type", &kind))?,
+            retprobe_bit: bit
+                .trim()
+                .strip_prefix("config:")
+                .and_then(|b| b.parse().ok())
+                .filter(|b| *b < 64)
+                .ok_or_else(|| odd("retprobe bit", &bit))?,
+        })
+    }
+
+    /// One site, by a perf event of its own.
+    pub fn attach(
+        self,
+        prog: BorrowedFd<'_>,
+        path: &Path,
+        offset: u64,
+        pid: Option<u32>,
+        at_return: bool,
+        cookie: Option<u64>,
+    ) -> io::Result<Link> {
+        let bit = at_return.then_some(self.retprobe_bit);
+        let event = sys::perf_uprobe(self.kind, path, offset, pid, bit)?;
+        let link = match sys::link_perf(prog, event.as_fd(), cookie.unwrap_or(0)) {
+            Ok(link) => Some(link),
+            // Before Linux 5.15 there are no such links, nor cookies.
+            Err(e) if cookie.is_none() && e.raw_os_error() == Some(libc::EINVAL) => {
+                sys::set_bpf(event.as_fd(), prog)?;
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        sys::perf_enable(event.as_fd())?;
+        Ok(Link {
+            _link: link,
+            _event: Some(event),
+        })
+    }
+}
+
+/// Detaches. A perf event waits for all CPUs to pass a grace period (up to 0.1 s), each by
+/// itself: many are closed side by side.
+pub(crate) fn close(mut links: Vec<Link>) {
+    const THREADS: usize = 16;
+    if links.len() <= 2 {
+        return;
+    }
+    let share = links.len().div_ceil(THREADS);
+    std::thread::scope(|scope| {
+        while !links.is_empty() {
+            let some = links.split_off(links.len().saturating_sub(share));
+            scope.spawn(move || drop(some));
+        }
+    });
+}

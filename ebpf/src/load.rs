@@ -1,0 +1,354 @@
+//! Into the kernel: maps by aya, programs by the thin layer, and what is tried in which order.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya::maps::MapData;
+use aya_obj::generated::{bpf_map_type, bpf_prog_type};
+
+use crate::asm::{Code, Kfunc, MapRef};
+use crate::btf;
+use crate::error::Error;
+use crate::layout::{KeyLayout, RecordLayout, table_value};
+use crate::program::{FrameKind, Part, SiteSource, Target, compile};
+use crate::spec::{Action, EngineOptions, Mechanism, ProbeKind, ProbeSpec};
+use crate::sys::{self, attach_type};
+
+const BPF_F_MMAPABLE: u32 = 1 << 10;
+/// The most memory that the open calls of a probe may take.
+const MAX_FRAME_BYTES: u32 = 16 << 20;
+/// The fewest open calls that a probe can hold, whatever their size.
+const MIN_FRAMES: u32 = 256;
+/// The most memory that a keyed aggregation may take.
+const MAX_TABLE_BYTES: u32 = 64 << 20;
+/// The verifier's log, when asked for.
+const LOG_BYTES: usize = 16 << 20;
+
+/// The maps of an engine.
+pub(crate) struct Maps {
+    pub state: MapData,
+    pub ring: Option<MapData>,
+    pub scratch: Option<MapData>,
+    /// By probe.
+    pub frames: Vec<Option<MapData>>,
+    pub tables: Vec<Option<MapData>>,
+}
+
+/// Creates one map.
+pub(crate) fn create_map(
+    what: &str,
+    kind: bpf_map_type,
+    key: u32,
+    value: u32,
+    entries: u32,
+    flags: u32,
+) -> Result<MapData, Error> {
+    let map = aya_obj::Map::new_from_params(kind as u32, key, value, entries, flags);
+    MapData::create(map, &format!("uprof_{what}"), None).map_err(|e| Error::Map {
+        what: what.to_string(),
+        bytes: u64::from(key + value) * u64::from(entries),
+        source: match e {
+            aya::maps::MapError::CreateError { io_error, .. } => io_error,
+            other => io::Error::other(other),
+        },
+    })
+}
+
+impl Maps {
+    pub fn create(
+        probes: &[ProbeSpec],
+        target: &Target,
+        options: &EngineOptions,
+    ) -> Result<Maps, Error> {
+        use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_RINGBUF};
+        let state = create_map(
+            "state",
+            BPF_MAP_TYPE_ARRAY,
+            4,
+            target.state.size,
+            1,
+            BPF_F_MMAPABLE,
+        )?;
+        let emits = probes
+            .iter()
+            .any(|p| matches!(p.action, Action::Event { .. }));
+        let ring = match emits {
+            true => Some(create_map(
+                "ring",
+                BPF_MAP_TYPE_RINGBUF,
+                0,
+                0,
+                target.ring_bytes,
+                0,
+            )?),
+            false => None,
+        };
+        let scratch = match target.scratch.slots * target.scratch.size {
+            0 => None,
+            bytes => Some(create_map("scratch", BPF_MAP_TYPE_ARRAY, 4, bytes, 1, 0)?),
+        };
+        let mut tables = Vec::new();
+        for probe in probes {
+            let key = match &probe.action {
+                Action::Count { key } | Action::Histogram { key, .. } => KeyLayout::new(key).size,
+                Action::Event { .. } => 0,
+            };
+            let value = table_value(&probe.action);
+            let entries = options.max_keys.clamp(1, MAX_TABLE_BYTES / (value + key));
+            tables.push(match key {
+                0 => None,
+                _ => Some(create_map(
+                    "keys",
+                    BPF_MAP_TYPE_HASH,
+                    key,
+                    value,
+                    entries,
+                    0,
+                )?),
+            });
+        }
+        Ok(Maps {
+            state,
+            ring,
+            scratch,
+            frames: probes.iter().map(|_| None).collect(),
+            tables,
+        })
+    }
+
+    /// Creates the map of open calls of probe `index`, if the mechanism needs one.
+    fn need_frames(
+        &mut self,
+        index: usize,
+        spec: &ProbeSpec,
+        mechanism: Mechanism,
+        options: &EngineOptions,
+    ) -> Result<(), Error> {
+        let kind = FrameKind::of(spec);
+        let in_map = match kind {
+            FrameKind::None => false,
+            FrameKind::Time => mechanism != Mechanism::Session,
+            FrameKind::Record => true,
+        };
+        if !in_map || self.frames[index].is_some() {
+            return Ok(());
+        }
+        let size = kind.size(&RecordLayout::new(spec));
+        let most = (MAX_FRAME_BYTES / (size + 64)).max(MIN_FRAMES);
+        let entries = options.max_frames.clamp(1, most);
+        let map = create_map(
+            "frames",
+            bpf_map_type::BPF_MAP_TYPE_HASH,
+            16,
+            size,
+            entries,
+            0,
+        )?;
+        self.frames[index] = Some(map);
+        Ok(())
+    }
+
+    fn fd(&self, probe: usize, map: MapRef) -> Option<BorrowedFd<'_>> {
+        let map = match map {
+            MapRef::State => Some(&self.state),
+            MapRef::Ring => self.ring.as_ref(),
+            MapRef::Scratch => self.scratch.as_ref(),
+            MapRef::Frames => self.frames.get(probe)?.as_ref(),
+            MapRef::Table => self.tables.get(probe)?.as_ref(),
+        };
+        Some(map?.fd().as_fd())
+    }
+}
+
+/// What has been found out about this kernel, each once and only when needed.
+#[derive(Default)]
+pub(crate) struct Found {
+    kfuncs: Option<[Option<u32>; 2]>,
+    session: Option<bool>,
+    multi: Option<bool>,
+}
+
+impl Found {
+    /// The BTF id of a kernel function.
+    pub fn kfunc(&mut self, which: Kfunc) -> Option<u32> {
+        self.kfuncs.get_or_insert_with(|| {
+            btf::function_ids(Kfunc::ALL.map(Kfunc::name)).unwrap_or([None; 2])
+        })[which as usize]
+    }
+
+    /// Whether the kernel makes links of this kind with `prog`. An attach type that it does not
+    /// know is EINVAL; one that it knows gets as far as looking at the path, and a directory is
+    /// EBADF. (The attach type at load is no proof: older kernels do not look at it.)
+    fn links(&mut self, mechanism: Mechanism, prog: BorrowedFd<'_>) -> bool {
+        let (known, attach_type) = match mechanism {
+            Mechanism::Session => (&mut self.session, attach_type::UPROBE_SESSION),
+            Mechanism::Multi => (&mut self.multi, attach_type::UPROBE_MULTI),
+            Mechanism::Perf => return true,
+        };
+        *known.get_or_insert_with(|| {
+            let link = sys::MultiLink {
+                path: Path::new("/"),
+                offsets: &[1],
+                cookies: &[],
+                pid: None,
+                at_return: false,
+                attach_type,
+            };
+            matches!(sys::link_multi(prog, &link), Err(e) if e.raw_os_error() == Some(libc::EBADF))
+        })
+    }
+}
+
+/// The programs of a probe.
+pub(crate) struct Loaded {
+    pub mechanism: Mechanism,
+    /// The entry, or the whole call in a session.
+    pub entry: OwnedFd,
+    pub at_return: Option<OwnedFd>,
+    /// Cookies do not work: each site needs programs of its own, made when it is attached.
+    pub per_site: bool,
+}
+
+/// Loads programs.
+pub(crate) struct Loader<'a> {
+    pub target: &'a Target,
+    pub options: &'a EngineOptions,
+    pub found: &'a mut Found,
+}
+
+impl Loader<'_> {
+    /// Loads probe `index` by the first mechanism that works.
+    pub fn probe(
+        &mut self,
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &mut Maps,
+    ) -> Result<Loaded, Error> {
+        let is_call = matches!(spec.kind, ProbeKind::Call { .. });
+        let order: &[Mechanism] = match (self.options.mechanism, is_call) {
+            (Some(Mechanism::Session), true) => &[Mechanism::Session],
+            (Some(Mechanism::Session | Mechanism::Multi), _) => &[Mechanism::Multi],
+            (Some(Mechanism::Perf), _) => &[Mechanism::Perf],
+            (None, _) if self.options.oldest => &[Mechanism::Perf],
+            (None, true) => &[Mechanism::Session, Mechanism::Multi, Mechanism::Perf],
+            (None, false) => &[Mechanism::Multi, Mechanism::Perf],
+        };
+        let mut last = None;
+        for &mechanism in order {
+            match self.by(mechanism, index, spec, maps) {
+                Ok(loaded) => return Ok(loaded),
+                Err(e @ Error::Load { .. }) => last = Some(e),
+                Err(other) => return Err(other),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Usage("no mechanism to try".into())))
+    }
+
+    fn by(
+        &mut self,
+        mechanism: Mechanism,
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &mut Maps,
+    ) -> Result<Loaded, Error> {
+        maps.need_frames(index, spec, mechanism, self.options)?;
+        let part = match mechanism {
+            Mechanism::Session => Part::Session,
+            _ => Part::Entry,
+        };
+        let cookies = !self.options.oldest || mechanism != Mechanism::Perf;
+        let mut site = SiteSource::Cookie;
+        let mut entry = match cookies {
+            true => self.program(mechanism, part, site, index, spec, maps),
+            false => Err(Error::Usage("no cookies".into())),
+        };
+        if entry.is_err() && mechanism == Mechanism::Perf && spec.sites > 1 {
+            site = SiteSource::Constant(0);
+            entry = self.program(mechanism, part, site, index, spec, maps);
+        }
+        let entry = entry.or_else(|e| match (e, cookies) {
+            (Error::Usage(_), false) => {
+                self.program(mechanism, part, SiteSource::Constant(0), index, spec, maps)
+            }
+            (e, _) => Err(e),
+        })?;
+        if !self.found.links(mechanism, entry.as_fd()) {
+            return Err(Error::Load {
+                probe: spec.name.clone(),
+                part: part.name(),
+                mechanism,
+                source: io::Error::new(io::ErrorKind::Unsupported, "this kernel has no such links"),
+                log: None,
+            });
+        }
+        let at_return = match (&spec.kind, mechanism) {
+            (ProbeKind::Entry, _) | (_, Mechanism::Session) => None,
+            _ => Some(self.program(mechanism, Part::Return, site, index, spec, maps)?),
+        };
+        Ok(Loaded {
+            mechanism,
+            entry,
+            at_return,
+            per_site: spec.sites > 1 && site != SiteSource::Cookie,
+        })
+    }
+
+    /// Compiles and loads one program.
+    pub fn program(
+        &mut self,
+        mechanism: Mechanism,
+        part: Part,
+        site: SiteSource,
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &Maps,
+    ) -> Result<OwnedFd, Error> {
+        let refused = |source, log| Error::Load {
+            probe: spec.name.clone(),
+            part: part.name(),
+            mechanism,
+            source,
+            log,
+        };
+        let mut code = compile(index, spec, part, site, self.target)?;
+        self.resolve(&mut code, index, maps)
+            .map_err(|why| refused(io::Error::new(io::ErrorKind::Unsupported, why), None))?;
+        let load = sys::ProgLoad {
+            kind: bpf_prog_type::BPF_PROG_TYPE_KPROBE,
+            name: &spec.name,
+            insns: &code.insns,
+            attach_type: match mechanism {
+                Mechanism::Session => attach_type::UPROBE_SESSION,
+                Mechanism::Multi => attach_type::UPROBE_MULTI,
+                Mechanism::Perf => attach_type::NONE,
+            },
+        };
+        sys::prog_load(&load, None).map_err(|source| {
+            let log = self.options.verifier_log.then(|| {
+                let mut log = vec![0; LOG_BYTES];
+                let _ = sys::prog_load(&load, Some(&mut log));
+                String::from_utf8_lossy(&log).into_owned()
+            });
+            refused(source, log)
+        })
+    }
+
+    /// Puts in descriptors of maps and ids of kernel functions.
+    fn resolve(&mut self, code: &mut Code, index: usize, maps: &Maps) -> Result<(), String> {
+        for &(at, map) in &code.maps {
+            let Some(fd) = maps.fd(index, map) else {
+                return Err(format!("it needs the map {map:?}, which was not created"));
+            };
+            // (An address in a value has its offset in the second half.)
+            code.insns[at].imm = fd.as_raw_fd();
+        }
+        for &(at, kfunc) in &code.kfuncs {
+            let Some(id) = self.found.kfunc(kfunc) else {
+                return Err(format!("this kernel has no function {}", kfunc.name()));
+            };
+            code.insns[at].imm = id as i32;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,469 @@
+//! Program shapes: a probe's expressions and action put together.
+//!
+//! Registers, throughout: R6 the task's registers, R7 the probe's block of counters in this CPU's
+//! shard, R8 the record being built or the call's frame, R9 the end of its bytes or a histogram's
+//! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
+//! `aggregate` counts and histograms, `frame` open calls.
+
+mod aggregate;
+mod frame;
+mod record;
+
+use crate::asm::{Alu, Cmp, Code, Kfunc, Label, MapRef, Reg, Size};
+use crate::error::Error;
+use crate::expr::compile::{Emitter, Reason};
+use crate::expr::{Expr, Phase};
+use crate::helper;
+use crate::layout::{
+    Block, Counter, KeyLayout, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
+};
+use crate::spec::{
+    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, ProbeKind, ProbeSpec,
+};
+
+use Reg::{R0, R1, R2, R6, R7, R8, R10};
+
+/// Which part of a probe a program is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Part {
+    /// An entry probe, or a call's entry.
+    Entry,
+    /// A call's return.
+    Return,
+    /// Both of a call's ends.
+    Session,
+}
+
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Entry => "entry",
+            Part::Return => "return",
+            Part::Session => "call",
+        }
+    }
+}
+
+/// Where a program learns the index of its site.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum SiteSource {
+    /// From the link's cookie.
+    Cookie,
+    /// It is a constant (a program per site, or only one site).
+    Constant(u32),
+}
+
+/// What the programs of an engine share.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Target {
+    /// Compare-and-exchange and fetching additions (Linux 5.12).
+    pub atomics: bool,
+    /// Programs test the process id themselves.
+    pub pid_test: bool,
+    pub ring_bytes: u32,
+    pub scratch: ScratchLayout,
+    pub state: StateLayout,
+}
+
+/// Scratch memory in which records with strings are built: slots of one ARRAY value.
+///
+/// With atomics a slot is claimed by compare-and-exchange, starting at one picked by the thread,
+/// so that a preempted program keeps its own. Before Linux 5.12 programs of uprobes run with
+/// preemption off, and a slot belongs to a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ScratchLayout {
+    /// A power of two; 0 when no probe needs scratch.
+    pub slots: u32,
+    /// Bytes of a slot: the word that claims it, then the record.
+    pub size: u32,
+}
+
+impl ScratchLayout {
+    /// Slots that are tried before a hit is dropped.
+    pub const TRIES: u32 = 8;
+
+    pub fn new(probes: &[ProbeSpec], cpus: u32, atomics: bool) -> Option<ScratchLayout> {
+        let record = probes
+            .iter()
+            .filter(|p| needs_scratch(p))
+            .map(|p| RecordLayout::new(p).size());
+        let Some(record) = record.max() else {
+            return Some(ScratchLayout { slots: 0, size: 0 });
+        };
+        let size = (record + 8).next_multiple_of(64);
+        let fit = MAX_VALUE / size;
+        let cpus = cpus.max(1).next_power_of_two();
+        let slots = if atomics {
+            // The largest power of two that fits, within reason.
+            (1u32 << fit.checked_ilog2()?).min(512.max(cpus))
+        } else if cpus <= fit {
+            cpus
+        } else {
+            return None;
+        };
+        Some(ScratchLayout { slots, size })
+    }
+}
+
+/// A probe sends records with bytes, and they are not built in a call's frame.
+pub(crate) fn needs_scratch(spec: &ProbeSpec) -> bool {
+    matches!(spec.action, Action::Event { .. })
+        && RecordLayout::new(spec).has_bytes()
+        && FrameKind::of(spec) != FrameKind::Record
+}
+
+/// What is kept of an open call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FrameKind {
+    /// Nothing: an entry probe.
+    None,
+    /// The time of the entry.
+    Time,
+    /// The record as far as entry could build it.
+    Record,
+}
+
+impl FrameKind {
+    pub fn of(spec: &ProbeSpec) -> FrameKind {
+        match &spec.kind {
+            ProbeKind::Entry => FrameKind::None,
+            ProbeKind::Call { saved, .. } if !saved.is_empty() || defers(spec) => FrameKind::Record,
+            ProbeKind::Call { .. } => FrameKind::Time,
+        }
+    }
+
+    /// Bytes of a frame.
+    pub fn size(self, layout: &RecordLayout) -> u32 {
+        match self {
+            FrameKind::None => 0,
+            FrameKind::Time => 8,
+            FrameKind::Record => layout.size(),
+        }
+    }
+}
+
+/// The entry's filter does not decide alone: `keep` is asked at the return.
+fn defers(spec: &ProbeSpec) -> bool {
+    matches!(spec.kind, ProbeKind::Call { .. })
+        && spec.keep.is_some()
+        && spec.filter.is_some()
+        && matches!(spec.action, Action::Event { .. })
+}
+
+/// Compiles one program of probe `index`.
+pub(crate) fn compile(
+    index: usize,
+    spec: &ProbeSpec,
+    part: Part,
+    site: SiteSource,
+    target: &Target,
+) -> Result<Code, Error> {
+    let fail = |(what, reason): Wrong| Error::Compile {
+        probe: spec.name.clone(),
+        what,
+        reason,
+    };
+    check(spec).map_err(fail)?;
+    let layout = RecordLayout::new(spec);
+    let Some(block) = target.state.blocks.get(index).copied() else {
+        return Err(fail(("its counters".into(), "have no place".into())));
+    };
+    let mut program = Program {
+        emit: Emitter::new(Phase::Entry),
+        spec,
+        index: index as u16,
+        target,
+        block,
+        frame: FrameKind::of(spec),
+        in_frame: false,
+        part,
+        site_source: if spec.sites > 1 {
+            site
+        } else {
+            SiteSource::Constant(0)
+        },
+        layout: &layout,
+        site: None,
+        kept: None,
+        latency: None,
+        now: None,
+        frame_key: None,
+    };
+    program.flow().map_err(fail)?;
+    let whole = |reason| fail(("the program".into(), reason));
+    program.emit.asm.finish().map_err(whole)
+}
+
+/// Which part of a probe is wrong, and why.
+pub(crate) type Wrong = (String, Reason);
+
+/// Says which part it was.
+fn part_of<T>(what: &str, result: Result<T, Reason>) -> Result<T, Wrong> {
+    result.map_err(|reason| (what.to_string(), reason))
+}
+
+/// What can be told before compiling.
+fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
+    let bound = |what: String, limit: u32, most: u32| {
+        if (1..=most).contains(&limit) {
+            Ok(())
+        } else {
+            Err((
+                what,
+                format!("its limit of {limit} bytes is not within 1 to {most}"),
+            ))
+        }
+    };
+    let captures = |what: &str, list: &[Capture]| {
+        list.iter()
+            .enumerate()
+            .try_for_each(|(i, capture)| match capture {
+                Capture::Int(_) | Capture::Saved(_) => Ok(()),
+                Capture::Str { limit, .. } | Capture::Buf { limit, .. } => {
+                    bound(format!("{what} {i}"), *limit, MAX_CAPTURE)
+                }
+            })
+    };
+    let mut saved_count = 0;
+    if let ProbeKind::Call { saved, .. } = &spec.kind {
+        saved_count = saved.len();
+        captures("saved capture", saved)?;
+    }
+    let mut own = 0;
+    match &spec.action {
+        Action::Event { captures: list } => {
+            captures("capture", list)?;
+            for (i, capture) in list.iter().enumerate() {
+                match capture {
+                    Capture::Saved(at) if usize::from(*at) >= saved_count => {
+                        return Err((
+                            format!("capture {i}"),
+                            format!("nothing is saved at index {at}"),
+                        ));
+                    }
+                    Capture::Saved(_) => {}
+                    _ => own += 1,
+                }
+            }
+        }
+        Action::Count { key } | Action::Histogram { key, .. } => {
+            for (i, part) in key.iter().enumerate() {
+                if let KeyPart::Str { limit, .. } = part {
+                    bound(format!("key part {i}"), *limit, MAX_KEY_STRING)?;
+                }
+            }
+            if KeyLayout::new(key).size > 256 {
+                return Err(("the key".into(), "it takes more than 256 bytes".into()));
+            }
+        }
+    }
+    if saved_count + own > MAX_CAPTURES {
+        return Err((
+            "the captures".into(),
+            format!("there are more than {MAX_CAPTURES}"),
+        ));
+    }
+    if RecordLayout::new(spec).size() > MAX_VALUE / 4 {
+        return Err((
+            "the captures".into(),
+            "together they take more than 1 MiB".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// One program being put together.
+struct Program<'a> {
+    emit: Emitter<'a>,
+    spec: &'a ProbeSpec,
+    index: u16,
+    target: &'a Target,
+    block: Block,
+    frame: FrameKind,
+    /// R8 is the call's frame, and the record is built there.
+    in_frame: bool,
+    part: Part,
+    site_source: SiteSource,
+    layout: &'a RecordLayout,
+    /// Stack slots.
+    site: Option<i16>,
+    kept: Option<i16>,
+    latency: Option<i16>,
+    now: Option<i16>,
+    frame_key: Option<i16>,
+}
+
+impl Program<'_> {
+    fn flow(&mut self) -> Result<(), Wrong> {
+        self.emit.asm.mov(R6, R1);
+        match (&self.spec.kind, self.part) {
+            (ProbeKind::Entry, _) => {
+                self.top()?;
+                let reject = self.emit.asm.label();
+                self.filter("the filter", &self.spec.filter, reject)?;
+                self.act(reject)
+            }
+            (ProbeKind::Call { .. }, Part::Entry) => self.call_entry(),
+            (ProbeKind::Call { .. }, Part::Return) => self.call_return(),
+            (ProbeKind::Call { .. }, Part::Session) => {
+                let returned = self.emit.asm.label();
+                self.emit.asm.mov(R1, R6);
+                self.emit.asm.call_kfunc(Kfunc::SessionIsReturn);
+                // It is a bool: the rest of the register is not defined.
+                self.emit.asm.alu_imm(Alu::And, R0, 1);
+                self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, returned);
+                self.call_entry()?;
+                self.emit.asm.bind(returned);
+                self.call_return()
+            }
+        }
+    }
+
+    /// What every hit begins with: is it one of ours, which counters, which site, one hit.
+    fn top(&mut self) -> Result<(), Wrong> {
+        if self.target.pid_test {
+            self.pid_test();
+        }
+        self.counters();
+        self.find_site()?;
+        self.count(Counter::Hits);
+        if !self.counts_sites() {
+            self.count_site();
+        }
+        Ok(())
+    }
+
+    /// Leaves unless the process is one of those asked for.
+    fn pid_test(&mut self) {
+        let asm = &mut self.emit.asm;
+        let ours = asm.label();
+        asm.call(helper::GET_CURRENT_PID_TGID);
+        asm.alu_imm(Alu::Rsh, R0, 32);
+        asm.map_value(R1, MapRef::State, PIDS);
+        asm.load(Size::DW, R2, R1, 0);
+        asm.jump_if_imm(Cmp::Eq, R2, 0, ours);
+        for i in 0..MAX_PIDS {
+            asm.load(Size::DW, R2, R1, 8 * i as i16);
+            asm.jump_if(Cmp::Eq, R2, R0, ours);
+        }
+        asm.constant(R0, 0);
+        asm.exit();
+        asm.bind(ours);
+    }
+
+    /// R7 = this probe's block in this CPU's shard.
+    fn counters(&mut self) {
+        let state = &self.target.state;
+        let asm = &mut self.emit.asm;
+        if state.shards > 1 {
+            asm.call(helper::GET_SMP_PROCESSOR_ID);
+            asm.alu_imm(Alu::And, R0, state.shards as i32 - 1);
+            asm.alu_imm(Alu::Mul, R0, state.stride as i32);
+        }
+        asm.map_value(R7, MapRef::State, state.first_shard + self.block.offset);
+        if state.shards > 1 {
+            asm.alu(Alu::Add, R7, R0);
+        }
+    }
+
+    /// Puts the site's index on the stack, where there is more than one.
+    fn find_site(&mut self) -> Result<(), Wrong> {
+        if self.spec.sites <= 1 {
+            return Ok(());
+        }
+        let slot = match self.site {
+            Some(slot) => slot,
+            None => part_of("the program", self.emit.take(8))?,
+        };
+        self.site = Some(slot);
+        let asm = &mut self.emit.asm;
+        match self.site_source {
+            SiteSource::Constant(index) => asm.constant(R0, index.into()),
+            SiteSource::Cookie => {
+                asm.mov(R1, R6);
+                asm.call(helper::GET_ATTACH_COOKIE);
+            }
+        }
+        asm.store(Size::DW, R10, slot, R0);
+        Ok(())
+    }
+
+    fn count(&mut self, counter: Counter) {
+        self.emit.asm.constant(R1, 1);
+        self.emit.asm.atomic_add(R7, 8 * counter as i16, R1);
+    }
+
+    /// Site counters count what was aggregated, not hits.
+    fn counts_sites(&self) -> bool {
+        matches!(&self.spec.action, Action::Count { key } if key.is_empty())
+    }
+
+    fn count_site(&mut self) {
+        let (Some(slot), Some(offset)) = (self.site, self.block.sites) else {
+            return;
+        };
+        let asm = &mut self.emit.asm;
+        let skip = asm.label();
+        asm.load(Size::DW, R1, R10, slot);
+        asm.jump_if_imm(Cmp::Ge, R1, self.spec.sites as i32, skip);
+        asm.alu_imm(Alu::Lsh, R1, 3);
+        asm.alu(Alu::Add, R1, R7);
+        asm.constant(R2, 1);
+        asm.atomic_add(R1, offset as i16, R2);
+        asm.bind(skip);
+    }
+
+    /// Goes on if `filter` says yes, else to `reject`.
+    fn filter(&mut self, what: &str, filter: &Option<Expr>, reject: Label) -> Result<(), Wrong> {
+        let Some(filter) = filter else {
+            return Ok(());
+        };
+        let (fault, pass) = (self.emit.asm.label(), self.emit.asm.label());
+        part_of(what, self.emit.expr(filter, fault))?;
+        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, pass);
+        self.emit.asm.jump(reject);
+        self.emit.asm.bind(fault);
+        if filter.can_fault() {
+            self.count(Counter::Unreadable);
+            self.emit.asm.jump(reject);
+        }
+        self.emit.asm.bind(pass);
+        Ok(())
+    }
+
+    /// The action of a hit that passed its filters, and what becomes of one at `reject`.
+    fn act(&mut self, reject: Label) -> Result<(), Wrong> {
+        let end = self.emit.asm.label();
+        match &self.spec.action {
+            Action::Event { captures } => self.event(captures, reject, end)?,
+            action => {
+                self.aggregate(action, end)?;
+                self.emit.asm.bind(reject);
+                self.count(Counter::Filtered);
+            }
+        }
+        self.emit.asm.bind(end);
+        self.leave()
+    }
+
+    /// The end of a hit.
+    fn leave(&mut self) -> Result<(), Wrong> {
+        if self.emit.phase == Phase::Return {
+            self.drop_frame();
+        }
+        self.emit.asm.constant(R0, 0);
+        self.emit.asm.exit();
+        Ok(())
+    }
+
+    /// Sets a slot's bit in one of the record's masks.
+    fn mark(&mut self, mask: i16, slot: usize) {
+        let asm = &mut self.emit.asm;
+        asm.load(Size::DW, R1, R8, mask);
+        asm.constant(R2, 1 << (slot & 63));
+        asm.alu(Alu::Or, R1, R2);
+        asm.store(Size::DW, R8, mask, R1);
+    }
+}
+
+const _: () = assert!(header::SIZE as usize + 8 * MAX_CAPTURES < i16::MAX as usize);

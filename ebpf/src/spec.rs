@@ -1,0 +1,165 @@
+//! What to load: probes, their captures, keys and actions.
+
+use crate::expr::Expr;
+
+/// The most bytes one string or buffer capture can ask for.
+pub const MAX_CAPTURE: u32 = 65536;
+/// The most bytes a string in a key can have.
+pub const MAX_KEY_STRING: u32 = 128;
+/// The most captures (saved and at return together) of one probe: one bit each in a record's
+/// fault mask.
+pub const MAX_CAPTURES: usize = 64;
+
+/// One thing a record carries.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Capture {
+    /// A 64-bit word.
+    Int(Expr),
+    /// A string: NUL-terminated without `len`, else exactly `len` bytes with embedded NULs kept.
+    /// Both up to `limit` bytes (1..=[`MAX_CAPTURE`]) and marked when cut.
+    Str {
+        /// Its address.
+        addr: Expr,
+        /// Its length, where the program knows it.
+        len: Option<Expr>,
+        /// The most bytes to take.
+        limit: u32,
+    },
+    /// Exactly `len` bytes, up to `limit`, marked when cut.
+    Buf {
+        /// Its address.
+        addr: Expr,
+        /// Its length.
+        len: Expr,
+        /// The most bytes to take.
+        limit: u32,
+    },
+    /// In a call's return part: what entry captured at that index of `Call::saved`.
+    Saved(u16),
+}
+
+/// One part of an aggregation's key.
+#[derive(Clone, PartialEq, Debug)]
+pub enum KeyPart {
+    /// A word.
+    Int(Expr),
+    /// The thread's name.
+    Comm,
+    /// A NUL-terminated string of at most `limit` bytes (1..=[`MAX_KEY_STRING`]); longer ones
+    /// are cut there, so that they share a key.
+    Str {
+        /// Its address.
+        addr: Expr,
+        /// The most bytes to take.
+        limit: u32,
+    },
+}
+
+/// What a hit that passes its filter does.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Action {
+    /// Sends a record.
+    Event {
+        /// What the record carries.
+        captures: Vec<Capture>,
+    },
+    /// Counts; with an empty key per site only (`Engine::site_hits`).
+    Count {
+        /// The key.
+        key: Vec<KeyPart>,
+    },
+    /// Adds to a log-linear histogram, see [`crate::hist`].
+    Histogram {
+        /// The value, unsigned.
+        value: Expr,
+        /// The key; empty: one histogram for the probe.
+        key: Vec<KeyPart>,
+    },
+}
+
+/// What is probed.
+#[derive(Clone, PartialEq, Debug)]
+pub enum ProbeKind {
+    /// A place in the code: the action runs at once.
+    Entry,
+    /// A call: the action runs at the return.
+    Call {
+        /// Captured at entry, kept until the return.
+        saved: Vec<Capture>,
+        /// Tested at the return.
+        filter: Option<Expr>,
+    },
+}
+
+/// One probe.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ProbeSpec {
+    /// Its name, for errors and for the kernel's list of programs.
+    pub name: String,
+    /// How many distinct site indexes it can be attached with.
+    pub sites: u32,
+    /// What is probed.
+    pub kind: ProbeKind,
+    /// Tested at entry; no, or memory that could not be read: the hit is filtered.
+    pub filter: Option<Expr>,
+    /// For events: evaluated where a filter said no, at the point where the record would be sent
+    /// (a call's return). True: the record is sent marked `kept`, and counted as filtered; it
+    /// serves joins only.
+    pub keep: Option<Expr>,
+    /// What to do.
+    pub action: Action,
+}
+
+/// How a probe is attached.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mechanism {
+    /// Entry and return in one `uprobe_multi` session link (Linux 6.13): the kernel pairs them.
+    Session,
+    /// `uprobe_multi` links (Linux 6.6).
+    Multi,
+    /// One perf event per site.
+    Perf,
+}
+
+impl std::fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Mechanism::Session => "session",
+            Mechanism::Multi => "uprobe_multi",
+            Mechanism::Perf => "perf event",
+        })
+    }
+}
+
+/// How to load.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EngineOptions {
+    /// Bytes of the ring buffer; rounded up to a power of two of at least a page, and to what
+    /// the largest record needs. Created only if a probe sends events.
+    pub ring_bytes: u32,
+    /// Keys of each keyed aggregation; further ones are counted as dropped. Preallocated:
+    /// a keyed histogram takes 7.9 KiB per key, so its keys are bounded to 64 MiB together.
+    pub max_keys: u32,
+    /// Calls open at once of each probe, where the kernel does not pair them; bounded to 16 MiB.
+    pub max_frames: u32,
+    /// Forces the mechanism, for tests; an entry probe takes `Session` as `Multi`.
+    pub mechanism: Option<Mechanism>,
+    /// Generates what the oldest supported kernel (5.10) takes even on a newer one: no
+    /// compare-and-exchange, no cookies, no pid filter of the kernel. For tests.
+    pub oldest: bool,
+    /// Keeps the verifier's log of a refused program in the error.
+    pub verifier_log: bool,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            ring_bytes: 16 << 20,
+            max_keys: 1024,
+            max_frames: 16384,
+            mechanism: None,
+            oldest: false,
+            verifier_log: false,
+        }
+    }
+}

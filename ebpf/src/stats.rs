@@ -1,0 +1,35 @@
+//! A probe's accounting: every hit ends in exactly one way.
+
+/// Counters of one probe, final once the engine is detached.
+///
+/// `hits = emitted + aggregated + filtered + dropped_ring + dropped_map + unpaired`, exactly. A
+/// call's hits are its entries; a return whose entry was not seen is no hit.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counters {
+    /// Times the probe ran.
+    pub hits: u64,
+    /// Records sent.
+    pub emitted: u64,
+    /// Added to a count or histogram.
+    pub aggregated: u64,
+    /// A filter said no (records sent as `kept` among them), or something that it, a value or a
+    /// string in a key needed could not be read.
+    pub filtered: u64,
+    /// The ring buffer was full.
+    pub dropped_ring: u64,
+    /// A table of keys or of open calls was full, or no scratch memory was free.
+    pub dropped_map: u64,
+    /// Calls still open, or whose return will never be seen (longjmp, exception, thread's end).
+    pub unpaired: u64,
+    /// Of the filtered: those for which memory could not be read.
+    pub unreadable: u64,
+    /// Hits that the kernel itself missed, where it tells (not among `hits`).
+    pub missed: Option<u64>,
+}
+
+impl Counters {
+    /// Everything that was dropped.
+    pub fn dropped(&self) -> u64 {
+        self.dropped_ring + self.dropped_map
+    }
+}
