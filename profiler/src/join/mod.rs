@@ -2,10 +2,11 @@
 //!
 //! [`statements`] gives executions of prepared statements the text of their PREPARE, [`digest`] folds literals so
 //! that statements can be counted, and [`top`] adds up per command and per statement. [`Join`] is the
-//! three together, as the recipe's `[join.statements]` asks for them.
+//! three together, as the recipe's `[join.statements]` asks for them; [`sums`] adds up where there is no join.
 
 pub mod digest;
 pub mod statements;
+pub mod sums;
 pub mod top;
 
 use crate::report::model::{Histogram, Table, Value};
@@ -173,7 +174,7 @@ impl Join {
 
     /// The statements that took the most time, if there were any.
     pub fn table(&self) -> Option<Table> {
-        self.top.table()
+        self.top.table("statement")
     }
 
     /// What the reader should know, a sentence each.

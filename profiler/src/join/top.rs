@@ -148,8 +148,8 @@ impl Top {
             .collect()
     }
 
-    /// The statements that took the most time in total.
-    pub fn table(&self) -> Option<Table> {
+    /// The statements (or whatever else was ranked, by its name) that took the most time in total.
+    pub fn table(&self, what: &str) -> Option<Table> {
         let mut all: Vec<&(Arc<str>, Latencies)> = self.statements.values().collect();
         if all.is_empty() {
             return None;
@@ -185,13 +185,13 @@ impl Top {
             .map(|(t, l)| row(text(t), l))
             .collect();
         let title = match rows.len() as u64 {
-            n if n < kinds => format!("top {n} of {kinds} statements by total time"),
-            _ => "statements by total time".to_string(),
+            n if n < kinds => format!("top {n} of {kinds} {what}s by total time"),
+            _ => format!("{what}s by total time"),
         };
         if let Some(other) = &self.other {
-            rows.push(row(Value::Name("(other statements)".into()), other));
+            rows.push(row(Value::Name("(others)".into()), other));
         }
-        let columns = ["count", "total", "mean", "p99", "max", "share", "statement"];
+        let columns = ["count", "total", "mean", "p99", "max", "share", what];
         Some(Table {
             title,
             columns: columns.map(String::from).to_vec(),
@@ -203,7 +203,7 @@ impl Top {
     pub fn note(&self) -> Option<String> {
         (self.others > 0).then(|| {
             format!(
-                "more than {} different statements: {} of those that took the least time are one row, (other statements)",
+                "more than {} different ones in the table of the top: {} that took the least time are one row, (others)",
                 self.limits.digests, self.others
             )
         })
@@ -276,7 +276,7 @@ mod tests {
         for _ in 0..10 {
             top.statement(&of("SELECT b FROM t"), 1_000);
         }
-        let table = top.table().unwrap();
+        let table = top.table("statement").unwrap();
         assert_eq!(table.title, "top 2 of 3 statements by total time");
         assert_eq!(table.columns.len(), table.rows[0].len());
         assert_eq!(table.rows[0][1], Value::Duration(100_000));
@@ -297,18 +297,18 @@ mod tests {
             top.statement(&of("SELECT c FROM hot"), 1_000);
         }
         assert!(top.statements.len() <= 64);
-        let table = top.table().unwrap();
+        let table = top.table("statement").unwrap();
         assert_eq!(table.rows[0][0], Value::Uint(5_000));
         assert_eq!(
             table.rows.last().unwrap()[6],
-            Value::Name("(other statements)".into())
+            Value::Name("(others)".into())
         );
         let kept: u64 = top.statements.values().map(|(_, l)| l.count).sum();
         assert_eq!(kept + top.other.as_ref().unwrap().count, 10_000);
         assert!(
             top.note()
                 .unwrap()
-                .starts_with("more than 64 different statements")
+                .starts_with("more than 64 different ones")
         );
     }
 

@@ -344,7 +344,7 @@ impl Image {
                     shown,
                 )
             })
-            .filter(|(score, _)| *score > 0.6)
+            .filter(|(score, _)| *score > 0.8)
             .collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         scored.dedup_by(|a, b| a.1 == b.1);

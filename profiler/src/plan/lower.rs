@@ -1,0 +1,559 @@
+//! From a recipe's typed expressions to the engine's.
+//!
+//! In a call, whatever does not depend on the return is evaluated at entry and saved in the call's frame, since
+//! arguments and what they point to may be gone when the function returns. Only what `after(...)` wraps reads
+//! memory at the return.
+
+use uprof_ebpf::expr::{self as b, Expr as B};
+use uprof_ebpf::{Capture, KeyPart};
+use uprof_recipes::{BinOp, Builtin, Expr, Kind, Type, UnOp};
+
+/// The most bytes of a text that is part of a key.
+const KEY_TEXT: u32 = 64;
+
+/// Lowers the expressions of one probe. For a call it gathers what the frame must save.
+#[derive(Default)]
+pub struct Lowering {
+    /// The probe is a call: expressions run in its return part.
+    pub call: bool,
+    /// What entry saves, by index.
+    pub saved: Vec<Capture>,
+    /// The recipe's captures, which expressions may name.
+    pub captures: Vec<(String, Expr)>,
+    /// Up to how many bytes of a text or buffer are captured.
+    pub text_limit: u32,
+}
+
+impl Lowering {
+    /// An expression of a probe's entry part.
+    pub fn entry(&self, e: &Expr) -> B {
+        let two = |a: &Expr, c: &Expr| (Box::new(self.entry(a)), Box::new(self.entry(c)));
+        match &e.kind {
+            Kind::Int(v) => B::Const(*v),
+            Kind::Builtin(builtin) => builtin_of(*builtin),
+            Kind::Arg(n) => B::Arg(*n),
+            Kind::Retval => B::Retval,
+            Kind::Latency => B::Latency,
+            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name) {
+                Some((_, capture)) => self.entry(capture),
+                None => B::Const(0),
+            },
+            Kind::Load(addr) => B::Load {
+                addr: Box::new(self.entry(addr)),
+                ty: int_type(&e.ty),
+            },
+            Kind::Unary { op, e } => B::Unary(unary(*op), Box::new(self.entry(e))),
+            Kind::Binary { op, a, b, .. } if is_text(a) || is_text(b) => {
+                text_comparison(*op, a, b, &self.captures, &mut |e| self.entry(e))
+            }
+            Kind::Binary { op, signed, a, b } => {
+                let (a, b) = two(a, b);
+                B::Binary {
+                    op: binary(*op),
+                    signed: *signed,
+                    a,
+                    b,
+                }
+            }
+            Kind::Cond { c, a, b } => {
+                let (a, b) = two(a, b);
+                B::Cond(Box::new(self.entry(c)), a, b)
+            }
+            Kind::Cast(inner) => cast(&e.ty, self.entry(inner)),
+            Kind::After(inner) => self.entry(inner),
+            // Texts are captures, keys, or sides of a comparison: the checker lets them stand nowhere else.
+            Kind::Str(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } => B::Const(0),
+        }
+    }
+
+    /// An expression of a call's return part; `after`: inside `after(...)`, where memory is read at the return.
+    fn at_return(&mut self, e: &Expr, after: bool) -> B {
+        if !after && !needs_return(e, &self.captures) && depends_on_entry(e, &self.captures) {
+            let value = self.entry(e);
+            return self.save(Capture::Int(value));
+        }
+        match &e.kind {
+            Kind::Arg(_) => {
+                let value = self.entry(e);
+                self.save(Capture::Int(value))
+            }
+            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name).cloned() {
+                Some((_, capture)) => self.at_return(&capture, after),
+                None => B::Const(0),
+            },
+            Kind::Load(addr) => B::Load {
+                addr: Box::new(self.at_return(addr, after)),
+                ty: int_type(&e.ty),
+            },
+            Kind::Unary { op, e } => B::Unary(unary(*op), Box::new(self.at_return(e, after))),
+            Kind::Binary { op, a, b, .. } if is_text(a) || is_text(b) => {
+                let captures = self.captures.clone();
+                text_comparison(*op, a, b, &captures, &mut |e| self.at_return(e, after))
+            }
+            Kind::Binary { op, signed, a, b } => B::Binary {
+                op: binary(*op),
+                signed: *signed,
+                a: Box::new(self.at_return(a, after)),
+                b: Box::new(self.at_return(b, after)),
+            },
+            Kind::Cond { c, a, b } => B::Cond(
+                Box::new(self.at_return(c, after)),
+                Box::new(self.at_return(a, after)),
+                Box::new(self.at_return(b, after)),
+            ),
+            Kind::Cast(inner) => cast(&e.ty, self.at_return(inner, after)),
+            Kind::After(inner) => self.at_return(inner, true),
+            _ => self.entry(e),
+        }
+    }
+
+    /// A scalar expression where the probe's action runs.
+    pub fn scalar(&mut self, e: &Expr) -> B {
+        if self.call {
+            self.at_return(e, false)
+        } else {
+            self.entry(e)
+        }
+    }
+
+    /// A capture of an event.
+    pub fn capture(&mut self, e: &Expr) -> Capture {
+        let late = needs_return(e, &self.captures);
+        let limit = self.text_limit;
+        if self.call && !late && !e.ty.is_scalar() && e.kind != Kind::Builtin(Builtin::Comm) {
+            let text = self.text(e, limit, &mut |l, e| l.entry(e));
+            let index = self.index_of(text);
+            return Capture::Saved(index);
+        }
+        match e.ty {
+            Type::Str | Type::Bytes => self.text(e, limit, &mut |l, e| l.scalar(e)),
+            _ => Capture::Int(self.scalar(e)),
+        }
+    }
+
+    fn text(
+        &mut self,
+        e: &Expr,
+        limit: u32,
+        lower: &mut dyn FnMut(&mut Self, &Expr) -> B,
+    ) -> Capture {
+        match &e.kind {
+            Kind::ReadStr { addr, len } => {
+                let addr = lower(self, addr);
+                Capture::Str {
+                    addr,
+                    len: len.as_ref().map(|l| lower(self, l)),
+                    limit,
+                }
+            }
+            Kind::ReadBuf { addr, len } => {
+                let addr = lower(self, addr);
+                Capture::Buf {
+                    addr,
+                    len: lower(self, len),
+                    limit,
+                }
+            }
+            Kind::After(inner) => self.text(inner, limit, &mut |l, e| l.at_return(e, true)),
+            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name).cloned() {
+                Some((_, capture)) => self.text(&capture, limit, lower),
+                None => Capture::Int(B::Const(0)),
+            },
+            // `comm` as a capture: every record carries it; the decoder takes it from there.
+            _ => Capture::Int(B::Const(0)),
+        }
+    }
+
+    /// A part of a key.
+    pub fn key(&mut self, e: &Expr) -> KeyPart {
+        if e.kind == Kind::Builtin(Builtin::Comm) {
+            return KeyPart::Comm;
+        }
+        match self.inner_text(e) {
+            Some(addr) => KeyPart::Str {
+                addr: self.scalar(&addr),
+                limit: KEY_TEXT,
+            },
+            None => KeyPart::Int(self.scalar(e)),
+        }
+    }
+
+    fn inner_text(&self, e: &Expr) -> Option<Expr> {
+        match &e.kind {
+            Kind::ReadStr { addr, .. } | Kind::ReadBuf { addr, .. } => Some((**addr).clone()),
+            Kind::After(inner) if !inner.ty.is_scalar() => self.inner_text(inner),
+            Kind::Capture(name) => {
+                let (_, capture) = self.captures.iter().find(|(n, _)| n == name)?;
+                self.inner_text(capture)
+            }
+            _ => None,
+        }
+    }
+
+    /// Splits a call's filter: what can be decided at entry, and the rest for the return.
+    pub fn split_filter(&mut self, filter: &Expr) -> (Option<B>, Option<B>) {
+        let (mut early, mut late) = (None, None);
+        for conjunct in conjuncts(filter) {
+            if needs_return(conjunct, &self.captures) {
+                let lowered = self.at_return(conjunct, false);
+                late = Some(and(late, lowered));
+            } else {
+                early = Some(and(early, self.entry(conjunct)));
+            }
+        }
+        (early, late)
+    }
+
+    fn save(&mut self, capture: Capture) -> B {
+        B::Saved(self.index_of(capture))
+    }
+
+    fn index_of(&mut self, capture: Capture) -> u16 {
+        let known = self.saved.iter().position(|c| *c == capture);
+        known.unwrap_or_else(|| {
+            self.saved.push(capture);
+            self.saved.len() - 1
+        }) as u16
+    }
+}
+
+/// `str(p) == "x"`, `comm != "King"`: one side is a literal.
+fn text_comparison(
+    op: BinOp,
+    a: &Expr,
+    b: &Expr,
+    captures: &[(String, Expr)],
+    lower: &mut dyn FnMut(&Expr) -> B,
+) -> B {
+    let (text, literal) = match (&a.kind, &b.kind) {
+        (Kind::Str(literal), _) => (b, literal),
+        (_, Kind::Str(literal)) => (a, literal),
+        _ => return B::Const(0),
+    };
+    let what = match &text.with_captures(captures).kind {
+        Kind::ReadStr { addr, .. } | Kind::ReadBuf { addr, .. } => b::BytesSource::Str {
+            addr: Box::new(lower(addr)),
+        },
+        _ => b::BytesSource::Comm,
+    };
+    let equal = B::BytesEq {
+        what,
+        literal: literal.as_bytes().to_vec(),
+    };
+    match op {
+        BinOp::Ne => B::Unary(b::UnOp::LogNot, Box::new(equal)),
+        _ => equal,
+    }
+}
+
+/// Both, where there is a first.
+pub fn and(first: Option<B>, second: B) -> B {
+    match first {
+        None => second,
+        Some(first) => B::Binary {
+            op: b::BinOp::LogAnd,
+            signed: false,
+            a: Box::new(first),
+            b: Box::new(second),
+        },
+    }
+}
+
+fn conjuncts(e: &Expr) -> Vec<&Expr> {
+    match &e.kind {
+        Kind::Binary {
+            op: BinOp::LogAnd,
+            a,
+            b,
+            ..
+        } => {
+            let mut all = conjuncts(a);
+            all.extend(conjuncts(b));
+            all
+        }
+        _ => vec![e],
+    }
+}
+
+/// Whether it depends on the return, also by way of a capture that it names.
+fn needs_return(e: &Expr, captures: &[(String, Expr)]) -> bool {
+    e.with_captures(captures).needs_return()
+}
+
+fn depends_on_entry(e: &Expr, captures: &[(String, Expr)]) -> bool {
+    let entry = |e: &Expr| {
+        matches!(
+            e.kind,
+            Kind::Arg(_)
+                | Kind::Load(_)
+                | Kind::ReadStr { .. }
+                | Kind::Builtin(Builtin::Nsecs | Builtin::Cpu)
+        )
+    };
+    e.with_captures(captures).any(&entry)
+}
+
+/// The registers that an expression takes at entry: bit n for argument n.
+pub fn args_of(e: &Expr, captures: &[(String, Expr)]) -> Vec<u8> {
+    let mut args = Vec::new();
+    collect_args(&e.with_captures(captures), &mut args);
+    args
+}
+
+fn collect_args(e: &Expr, args: &mut Vec<u8>) {
+    if let Kind::Arg(n) = e.kind {
+        args.push(n);
+    }
+    for child in e.children() {
+        collect_args(child, args);
+    }
+}
+
+fn is_text(e: &Expr) -> bool {
+    matches!(e.ty, Type::Str | Type::Bytes)
+}
+
+fn cast(ty: &Type, e: B) -> B {
+    match ty {
+        Type::Int { bits: 64, .. } | Type::Ptr { .. } => e,
+        _ => B::Cast {
+            ty: int_type(ty),
+            e: Box::new(e),
+        },
+    }
+}
+
+fn int_type(ty: &Type) -> b::IntType {
+    match ty {
+        Type::Int { bits, signed } => b::IntType {
+            bits: *bits,
+            signed: *signed,
+        },
+        _ => b::IntType {
+            bits: 64,
+            signed: false,
+        },
+    }
+}
+
+fn builtin_of(builtin: Builtin) -> B {
+    B::Builtin(match builtin {
+        Builtin::Pid => b::Builtin::Pid,
+        Builtin::Tid => b::Builtin::Tid,
+        Builtin::Uid => b::Builtin::Uid,
+        Builtin::Gid => b::Builtin::Gid,
+        Builtin::Cgroup => b::Builtin::Cgroup,
+        Builtin::Nsecs => b::Builtin::Nsecs,
+        Builtin::Cpu => b::Builtin::Cpu,
+        Builtin::Comm => return B::Const(0),
+    })
+}
+
+fn unary(op: UnOp) -> b::UnOp {
+    match op {
+        UnOp::Neg => b::UnOp::Neg,
+        UnOp::BitNot => b::UnOp::BitNot,
+        UnOp::LogNot => b::UnOp::LogNot,
+    }
+}
+
+fn binary(op: BinOp) -> b::BinOp {
+    match op {
+        BinOp::Add => b::BinOp::Add,
+        BinOp::Sub => b::BinOp::Sub,
+        BinOp::Mul => b::BinOp::Mul,
+        BinOp::Div => b::BinOp::Div,
+        BinOp::Rem => b::BinOp::Rem,
+        BinOp::And => b::BinOp::And,
+        BinOp::Or => b::BinOp::Or,
+        BinOp::Xor => b::BinOp::Xor,
+        BinOp::Shl => b::BinOp::Shl,
+        BinOp::Shr => b::BinOp::Shr,
+        BinOp::Eq => b::BinOp::Eq,
+        BinOp::Ne => b::BinOp::Ne,
+        BinOp::Lt => b::BinOp::Lt,
+        BinOp::Le => b::BinOp::Le,
+        BinOp::Gt => b::BinOp::Gt,
+        BinOp::Ge => b::BinOp::Ge,
+        BinOp::LogAnd => b::BinOp::LogAnd,
+        BinOp::LogOr => b::BinOp::LogOr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uprof_ebpf::expr::{Env, Fault, eval};
+    use uprof_recipes::{Scope, Source, parse_expr};
+
+    use super::*;
+
+    /// A call whose arguments and memory are other ones when it returns.
+    struct Moment {
+        returned: bool,
+        saved: Vec<Result<u64, Fault>>,
+    }
+
+    impl Env for Moment {
+        fn arg(&self, n: u8) -> Result<u64, Fault> {
+            assert!(!self.returned, "arguments are gone at the return");
+            Ok(100 + u64::from(n))
+        }
+        fn retval(&self) -> u64 {
+            assert!(self.returned);
+            -5i64 as u64
+        }
+        fn latency(&self) -> u64 {
+            assert!(self.returned);
+            2_000_000
+        }
+        fn builtin(&self, _: b::Builtin) -> u64 {
+            if self.returned { 78 } else { 77 }
+        }
+        fn saved(&self, index: u16) -> Result<u64, Fault> {
+            self.saved[usize::from(index)]
+        }
+        fn comm(&self) -> [u8; 16] {
+            *b"King\0\0\0\0\0\0\0\0\0\0\0\0"
+        }
+        fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Fault> {
+            // Each address holds itself, and one more once the call has returned.
+            let value = addr + u64::from(self.returned);
+            let len = buf.len();
+            buf.copy_from_slice(&value.to_le_bytes()[..len]);
+            Ok(())
+        }
+        fn read_str(&self, _: u64, _: usize) -> Result<Vec<u8>, Fault> {
+            Ok(if self.returned {
+                b"after".to_vec()
+            } else {
+                b"before".to_vec()
+            })
+        }
+    }
+
+    fn parsed(text: &str, call: bool) -> Expr {
+        let scope = if call { Scope::call() } else { Scope::entry() };
+        parse_expr(&Source::new("test", text), &scope).unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn run_saved(low: &Lowering) -> Moment {
+        let entry = Moment {
+            returned: false,
+            saved: vec![],
+        };
+        let saved = low.saved.iter().map(|c| match c {
+            Capture::Int(e) => eval(e, &entry),
+            _ => Ok(0),
+        });
+        Moment {
+            returned: true,
+            saved: saved.collect(),
+        }
+    }
+
+    /// What an expression is in a call's return part.
+    fn in_call(text: &str) -> i64 {
+        let mut low = Lowering {
+            call: true,
+            ..Lowering::default()
+        };
+        let lowered = low.scalar(&parsed(text, true));
+        eval(&lowered, &run_saved(&low)).expect(text) as i64
+    }
+
+    #[test]
+    fn in_a_call_memory_is_read_at_entry_unless_after_says_otherwise() {
+        assert_eq!(in_call("arg1"), 101);
+        assert_eq!(in_call("*(u32*)(arg1 + 4)"), 105);
+        assert_eq!(in_call("after(*(u32*)(arg1 + 4))"), 106);
+        assert_eq!(in_call("retval == -5 ? after(*(u64*)arg0) : 0"), 101);
+        assert_eq!(in_call("retval + (i64)arg0"), 95);
+        assert_eq!(in_call("nsecs"), 77, "the entry's time");
+        assert_eq!(in_call("retval + (i64)nsecs"), 72);
+        assert_eq!(in_call("latency > 1ms || str(arg0) == \"never\""), 1);
+        assert_eq!(in_call("latency > 1s || str(arg0) == \"before\""), 1);
+        assert_eq!(in_call("latency > 1s || comm == \"King\""), 1);
+        assert_eq!(in_call("latency > 1s || after(str(arg0)) == \"after\""), 1);
+    }
+
+    #[test]
+    fn what_can_be_decided_at_entry_is() {
+        let mut low = Lowering {
+            call: true,
+            ..Lowering::default()
+        };
+        let (early, late) = low.split_filter(&parsed(
+            "arg0 == 100 && latency > 1ms && *(u8*)arg1 == 101",
+            true,
+        ));
+        let entry = Moment {
+            returned: false,
+            saved: vec![],
+        };
+        assert_eq!(eval(&early.expect("two parts"), &entry), Ok(1));
+        assert_eq!(eval(&late.expect("one part"), &run_saved(&low)), Ok(1));
+        assert!(
+            low.saved.is_empty(),
+            "the late part needs nothing of the entry"
+        );
+        let (early, late) = low.split_filter(&parsed("arg0 == 7 || latency > 1ms", true));
+        assert!(early.is_none());
+        assert_eq!(eval(&late.expect("the whole"), &run_saved(&low)), Ok(1));
+    }
+
+    #[test]
+    fn the_same_value_is_saved_once() {
+        let mut low = Lowering {
+            call: true,
+            ..Lowering::default()
+        };
+        low.scalar(&parsed("arg0 + arg0 * (u64)retval + arg0", true));
+        assert_eq!(low.saved.len(), 1);
+    }
+
+    #[test]
+    fn texts_of_an_entry_are_captured_there() {
+        let mut low = Lowering {
+            call: true,
+            text_limit: 64,
+            ..Lowering::default()
+        };
+        assert_eq!(low.capture(&parsed("str(arg0)", true)), Capture::Saved(0));
+        assert!(matches!(
+            &low.saved[0],
+            Capture::Str {
+                limit: 64,
+                len: None,
+                ..
+            }
+        ));
+        let late = low.capture(&parsed("buf(arg1, retval)", true));
+        assert!(
+            matches!(
+                &late,
+                Capture::Buf {
+                    addr: B::Saved(1),
+                    len: B::Retval,
+                    ..
+                }
+            ),
+            "{late:?}"
+        );
+        let entry = Lowering {
+            text_limit: 64,
+            ..Lowering::default()
+        }
+        .capture(&parsed("str(arg0, 8)", false));
+        assert!(
+            matches!(
+                &entry,
+                Capture::Str {
+                    addr: B::Arg(0),
+                    len: Some(_),
+                    ..
+                }
+            ),
+            "{entry:?}"
+        );
+    }
+}

@@ -1,0 +1,331 @@
+//! The plan: a recipe, brought down to sites in files and to programs for the engine.
+//!
+//! - `lower`: the recipe's expressions to the engine's
+//! - `place`: function patterns to sites, in the files of the processes
+//! - `explain`: the plan for people
+
+mod explain;
+mod lower;
+mod place;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use uprof_ebpf::expr as b;
+use uprof_ebpf::{Action, Expr as B, KeyPart, ProbeKind, ProbeSpec};
+use uprof_recipes as recipes;
+use uprof_recipes::{Builtin, Expr, Kind, Recipe, Type};
+use uprof_symbols::FileId;
+use uprof_symbols::site::Site;
+
+use crate::target::TargetSpec;
+use lower::Lowering;
+
+pub use place::Attachment;
+
+/// What the command line adds to a recipe.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    /// `--uid`
+    pub uid: Option<u32>,
+    /// `--cgroup`: the inode number of its folder.
+    pub cgroup: Option<u64>,
+    /// `--return uretprobe`: return probes even in targets that they may kill.
+    pub insist: bool,
+    /// The one process that can be hit, if there is just one: then `pid` is known beforehand.
+    pub only_pid: Option<u32>,
+}
+
+/// One value that a record carries, and what it means.
+#[derive(Debug, Clone)]
+pub struct Field {
+    /// The capture's name.
+    pub name: Arc<str>,
+    /// Its type.
+    pub ty: Type,
+    /// Where it comes from.
+    pub from: FieldSource,
+}
+
+/// Where a field of an event comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FieldSource {
+    /// The record's capture of this index.
+    Capture(usize),
+    /// The thread's name, which every record carries.
+    Comm,
+    /// The probed function's name.
+    Function,
+}
+
+/// One part of a key.
+#[derive(Debug, Clone)]
+pub struct KeyField {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub ty: Type,
+    /// Known beforehand: it is no part of the kernel's key.
+    pub constant: Option<u64>,
+}
+
+/// One place of one probe (`[[call.at]]`): a program of its own, since captures differ.
+#[derive(Debug)]
+pub struct Variant {
+    /// Index of the probe in the recipe.
+    pub probe: usize,
+    /// Index of the place in the probe.
+    pub at: usize,
+    /// What the engine loads.
+    pub spec: ProbeSpec,
+    /// What its records carry.
+    pub fields: Vec<Field>,
+    /// What its keys mean.
+    pub key: Vec<KeyField>,
+    /// Arguments that must be intact where the probe sits.
+    pub args: Vec<u8>,
+    /// Names of the probed functions; a record's site is an index into them.
+    pub functions: Vec<String>,
+    /// The sites.
+    pub sites: Vec<PlannedSite>,
+}
+
+/// A site that was chosen.
+#[derive(Debug, Clone)]
+pub struct PlannedSite {
+    /// The file as people know it.
+    pub display: PathBuf,
+    /// Its identity.
+    pub file: FileId,
+    /// Index into [`Variant::functions`].
+    pub function: u32,
+    /// The place.
+    pub site: Site,
+}
+
+/// A recipe with everything found and decided.
+#[derive(Debug)]
+pub struct Plan {
+    /// The recipe.
+    pub recipe: Recipe,
+    /// Where each of its probes is looked for.
+    pub targets: Vec<TargetSpec>,
+    /// Its probes' places.
+    pub variants: Vec<Variant>,
+    /// What the reader of the results should know.
+    pub notes: Vec<String>,
+    limits: Limits,
+}
+
+impl Plan {
+    /// Lowers all probes of a recipe; nothing is placed yet.
+    pub fn new(recipe: Recipe, targets: Vec<TargetSpec>, limits: Limits) -> Result<Self> {
+        let mut variants = Vec::new();
+        for (index, probe) in recipe.probes.iter().enumerate() {
+            for (at_index, at) in probe.at.iter().enumerate() {
+                variants.push(variant(index, probe, at_index, at, &limits)?);
+            }
+        }
+        if variants.is_empty() {
+            bail!(
+                "the recipe {} has no probe that is switched on",
+                recipe.name
+            );
+        }
+        let notes = recipe.notes.clone();
+        Ok(Self {
+            recipe,
+            targets,
+            variants,
+            notes,
+            limits,
+        })
+    }
+
+    /// Drops the places that no binary matched: their programs would never run.
+    pub fn prune(&mut self) {
+        self.variants.retain(|v| !v.sites.is_empty());
+    }
+
+    /// Leaves room for functions of processes that start later.
+    pub fn reserve(&mut self) {
+        for v in &mut self.variants {
+            v.spec.sites = (2 * v.functions.len() as u32).max(64);
+        }
+    }
+
+    /// The probe of a variant.
+    pub fn probe(&self, variant: &Variant) -> &recipes::Probe {
+        &self.recipe.probes[variant.probe]
+    }
+}
+
+fn variant(
+    index: usize,
+    probe: &recipes::Probe,
+    at_index: usize,
+    at: &recipes::At,
+    limits: &Limits,
+) -> Result<Variant> {
+    let call = probe.kind == recipes::ProbeKind::Call;
+    let mut low = Lowering {
+        call,
+        captures: at.capture.clone(),
+        text_limit: probe.text_limit,
+        ..Lowering::default()
+    };
+    let mut fields = Vec::new();
+    let mut key = Vec::new();
+    let action = match &probe.action {
+        recipes::Action::Event => {
+            let captures = captures(&mut low, &at.capture, &mut fields);
+            Action::Event { captures }
+        }
+        recipes::Action::Count { by } => Action::Count {
+            key: keys(&mut low, by, limits, &mut key),
+        },
+        recipes::Action::Histogram { value, by, .. } => {
+            let value = low.scalar(value);
+            Action::Histogram {
+                value,
+                key: keys(&mut low, by, limits, &mut key),
+            }
+        }
+    };
+    let wheres: Vec<&Expr> = [&at.where_, &probe.where_].into_iter().flatten().collect();
+    let (early, late, keep) = filters(&mut low, &wheres, probe.keep.as_ref(), limits);
+    let exprs = expressions(probe, at);
+    let mut args: Vec<u8> = exprs
+        .iter()
+        .flat_map(|e| lower::args_of(e, &at.capture))
+        .collect();
+    args.sort_unstable();
+    args.dedup();
+    let kind = if call {
+        ProbeKind::Call {
+            saved: low.saved,
+            filter: late,
+        }
+    } else {
+        ProbeKind::Entry
+    };
+    Ok(Variant {
+        probe: index,
+        at: at_index,
+        spec: ProbeSpec {
+            name: probe.name.clone(),
+            sites: 1,
+            kind,
+            filter: early,
+            keep,
+            action,
+        },
+        fields,
+        key,
+        args,
+        functions: Vec::new(),
+        sites: Vec::new(),
+    })
+}
+
+fn expressions<'a>(probe: &'a recipes::Probe, at: &'a recipes::At) -> Vec<&'a Expr> {
+    let mut all: Vec<&Expr> = at.capture.iter().map(|(_, e)| e).collect();
+    all.extend(
+        [&at.where_, &probe.where_, &probe.keep]
+            .into_iter()
+            .flatten(),
+    );
+    match &probe.action {
+        recipes::Action::Event => {}
+        recipes::Action::Count { by } => all.extend(by.iter().map(|(_, e)| e)),
+        recipes::Action::Histogram { value, by, .. } => {
+            all.push(value);
+            all.extend(by.iter().map(|(_, e)| e));
+        }
+    }
+    all
+}
+
+fn captures(
+    low: &mut Lowering,
+    captures: &[(String, Expr)],
+    fields: &mut Vec<Field>,
+) -> Vec<uprof_ebpf::Capture> {
+    let mut lowered = Vec::new();
+    for (name, e) in captures {
+        let from = if e.kind == Kind::Builtin(Builtin::Comm) {
+            FieldSource::Comm
+        } else {
+            lowered.push(low.capture(e));
+            FieldSource::Capture(lowered.len() - 1)
+        };
+        fields.push(Field {
+            name: name.as_str().into(),
+            ty: e.ty.clone(),
+            from,
+        });
+    }
+    lowered
+}
+
+fn keys(
+    low: &mut Lowering,
+    by: &[(String, Expr)],
+    limits: &Limits,
+    key: &mut Vec<KeyField>,
+) -> Vec<KeyPart> {
+    let mut parts = Vec::new();
+    for (name, e) in by {
+        let constant = limits
+            .only_pid
+            .filter(|_| e.kind == Kind::Builtin(Builtin::Pid))
+            .map(u64::from);
+        if constant.is_none() {
+            parts.push(low.key(e));
+        }
+        key.push(KeyField {
+            name: name.clone(),
+            ty: e.ty.clone(),
+            constant,
+        });
+    }
+    parts
+}
+
+/// The filters at entry and at return, and what is kept for joins of the filtered.
+fn filters(
+    low: &mut Lowering,
+    wheres: &[&Expr],
+    keep: Option<&Expr>,
+    limits: &Limits,
+) -> (Option<B>, Option<B>, Option<B>) {
+    let equals = |what, value| B::Binary {
+        op: b::BinOp::Eq,
+        signed: false,
+        a: Box::new(B::Builtin(what)),
+        b: Box::new(B::Const(value)),
+    };
+    let mut early = limits
+        .uid
+        .map(|uid| equals(b::Builtin::Uid, u64::from(uid)));
+    if let Some(cgroup) = limits.cgroup {
+        early = Some(lower::and(early, equals(b::Builtin::Cgroup, cgroup)));
+    }
+    let mut late = None;
+    for e in wheres {
+        if low.call && keep.is_some() {
+            // What is kept is decided where the record is sent: a hit turned down at entry would never get there.
+            let all = low.scalar(e);
+            late = Some(lower::and(late, all));
+        } else if low.call {
+            let (first, then) = low.split_filter(e);
+            early = first.map(|f| lower::and(early.take(), f)).or(early);
+            late = then.map(|t| lower::and(late.take(), t)).or(late);
+        } else {
+            early = Some(lower::and(early.take(), low.entry(e)));
+        }
+    }
+    let keep = keep.map(|e| low.scalar(e));
+    (early, late, keep)
+}

@@ -1,0 +1,616 @@
+//! One run: plan, load, arm, collect, report.
+
+mod collect;
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use uprof_ebpf::{Engine, EngineOptions, Mechanism};
+use uprof_recipes::{self as recipes, Recipe};
+use uprof_symbols::process::{self, Process};
+
+use crate::cli::{Common, DemoArgs, Format, MechanismChoice, ReturnChoice};
+use crate::command::{Command, Exit, Held, Running};
+use crate::demo;
+use crate::plan::{Attachment, Limits, Plan};
+use crate::report::{self, Output, TermInfo};
+use crate::target::{self, Selection, TargetSpec};
+use crate::watch::{End, Start, Starts, registered};
+use collect::Collector;
+
+/// How often the ring buffer is looked at, unless it fills up sooner.
+const DRAIN: Duration = Duration::from_millis(20);
+/// How long a process that has just started may take until its libraries are in place.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// What is to be run.
+pub struct Job {
+    /// The recipe, its parameters set.
+    pub recipe: Recipe,
+    /// Where each of its probes is looked for.
+    pub targets: Vec<TargetSpec>,
+    /// Filters, output, limits.
+    pub common: Common,
+    /// The program to start, if any.
+    pub command: Vec<OsString>,
+    /// The report goes to standard output even beside a command: the command is known to write nothing.
+    pub quiet_command: bool,
+}
+
+impl Job {
+    /// A recipe whose own target says where its probes are.
+    pub fn of_recipe(recipe: Recipe, common: Common, command: Vec<OsString>) -> Self {
+        let target = crate::recipe::target_of(&recipe);
+        let targets = vec![target; recipe.probes.len()];
+        Self {
+            recipe,
+            targets,
+            common,
+            command,
+            quiet_command: false,
+        }
+    }
+}
+
+/// Runs a job to its end. Exit status: the command's own, if there is one.
+pub fn run(job: Job) -> Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?
+        .block_on(Run::go(job))
+}
+
+/// `uprof demo`: King's allocations and the latencies of its functions, in one run.
+pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
+    crate::doctor::check_privileges()?;
+    println!("{}", demo::NARRATIVE);
+    let mut recipe = crate::recipe::load("malloc")?;
+    let mut targets = vec![crate::recipe::target_of(&recipe); recipe.probes.len()];
+    for function in [demo::COMPUTE, demo::REQUEST, demo::SERVE] {
+        let mut probe = recipes::Probe::new(
+            function,
+            recipes::ProbeKind::Call,
+            vec![recipes::At::function(function)],
+        );
+        probe.action = recipes::Action::Histogram {
+            value: recipes::Expr::latency(),
+            by: Vec::new(),
+            unit: "ns".into(),
+        };
+        recipe.probes.push(probe);
+        targets.push(TargetSpec::Own);
+    }
+    let own = std::env::current_exe().context("cannot find uprof's own file")?;
+    let seconds = args.duration.as_secs_f64().to_string();
+    let command = vec![own.into(), demo::SUBCOMMAND.into(), seconds.into()];
+    let common = Common {
+        buffer: 1 << 20,
+        max_keys: 1024,
+        ..Common::default()
+    };
+    run(Job {
+        recipe,
+        targets,
+        common,
+        command,
+        quiet_command: true,
+    })
+}
+
+/// What can happen to processes while a run goes on.
+enum Change {
+    Started(Option<Start>),
+    Ended(u32),
+}
+
+struct Run {
+    plan: Plan,
+    engine: Engine,
+    common: Common,
+    selection: Selection,
+    armed: HashSet<u32>,
+    /// Processes of the wanted name that are still loading.
+    settling: Vec<(Start, Instant)>,
+    changes: mpsc::UnboundedReceiver<Change>,
+    tell: mpsc::UnboundedSender<Change>,
+}
+
+impl Run {
+    async fn go(job: Job) -> Result<ExitCode> {
+        let begun = Instant::now();
+        let (mut selection, held) = select(&job)?;
+        let limits = limits(&job.common, &selection)?;
+        let mut plan = Plan::new(job.recipe, job.targets, limits)?;
+        let attachments = plan.place(&selection)?;
+        if selection.comm.is_some() {
+            plan.reserve()
+        } else {
+            plan.prune()
+        }
+        if plan.variants.is_empty() {
+            bail!("nothing to probe: none of the recipe's functions is there");
+        }
+        if job.common.explain {
+            print!("{}", plan.explain(&attachments, job.common.mechanism));
+            return Ok(ExitCode::SUCCESS);
+        }
+        if let Some(file) = &job.common.dump_bpf {
+            let specs = plan.variants.iter().map(|v| v.spec.clone()).collect();
+            uprof_ebpf::dump_object(specs, &options(&job.common)?, file)
+                .with_context(|| format!("cannot write the programs to {}", file.display()))?;
+            eprintln!(
+                "uprof: wrote {} (look at it with llvm-objdump -d)",
+                file.display()
+            );
+            return Ok(ExitCode::SUCCESS);
+        }
+        let specs = plan.variants.iter().map(|v| v.spec.clone()).collect();
+        let engine = Engine::load(specs, &options(&job.common)?)
+            .map_err(|e| explain_load(e, job.common.verbose))?;
+        let (tell, changes) = mpsc::unbounded_channel();
+        let mut run = Run {
+            plan,
+            engine,
+            common: job.common,
+            selection: std::mem::take(&mut selection),
+            armed: HashSet::new(),
+            settling: Vec::new(),
+            changes,
+            tell,
+        };
+        let mut output = run.open_output(held.is_some() && !job.quiet_command)?;
+        run.arm(&attachments)?;
+        run.watch()?;
+        run.say_armed(begun.elapsed(), held.is_some());
+        let collector = Collector::new(&run.plan, &run.engine);
+        run.collect(collector, output.as_mut(), held).await
+    }
+
+    /// Arms sites; processes that ended meanwhile are passed over.
+    fn arm(&mut self, attachments: &[Attachment]) -> Result<()> {
+        for a in attachments {
+            let Some(variant) = self.plan.variant_of(a) else {
+                continue;
+            };
+            match &a.pids {
+                None => self.engine.attach(variant, &a.sites, None)?,
+                Some(pids) => {
+                    for &pid in pids {
+                        let done = self.engine.attach(variant, &a.sites, Some(pid));
+                        if done.is_err() && !target::alive(pid) {
+                            continue;
+                        }
+                        done.with_context(|| format!("process {pid}"))?;
+                        self.armed.insert(pid);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches for the end of the processes named, and for new ones of the name.
+    fn watch(&mut self) -> Result<()> {
+        for &pid in &self.selection.pids {
+            let tell = self.tell.clone();
+            match End::of(pid) {
+                Ok(end) => {
+                    tokio::spawn(async move {
+                        end.wait().await;
+                        let _ = tell.send(Change::Ended(end.pid));
+                    });
+                }
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {
+                    let _ = tell.send(Change::Ended(pid));
+                }
+                Err(e) => return Err(e).context(format!("cannot watch process {pid}")),
+            }
+        }
+        if self.selection.comm.is_some() {
+            let starts = Starts::listen().context(
+                "cannot hear of new processes (the kernel's process event connector; needs CAP_NET_ADMIN)\n\
+                 Name running ones with --pid instead",
+            )?;
+            let tell = self.tell.clone();
+            tokio::spawn(async move {
+                while let Ok(start) = starts.next().await {
+                    if tell.send(Change::Started(start)).is_err() {
+                        break;
+                    }
+                }
+            });
+            // One that started between the look at /proc and the first event would be missed.
+            let _ = self.tell.send(Change::Started(None));
+        }
+        Ok(())
+    }
+
+    fn say_armed(&self, took: Duration, command: bool) {
+        let sites = self.engine_sites();
+        let mechanisms: HashSet<String> = (0..self.plan.variants.len())
+            .map(|v| self.engine.mechanism(v).to_string())
+            .collect();
+        let mut mechanisms: Vec<String> = mechanisms.into_iter().collect();
+        mechanisms.sort();
+        let end = match (command, self.common.duration) {
+            (true, _) => String::new(),
+            (_, Some(d)) => format!("; for {}", report::units::duration(d.as_nanos() as f64)),
+            _ => "; Ctrl-C to stop".into(),
+        };
+        let waiting = match &self.selection.comm {
+            Some(name) if self.selection.pids.is_empty() => {
+                format!(", waiting for {name} to start")
+            }
+            _ => String::new(),
+        };
+        eprintln!(
+            "uprof: armed {sites} {} in {:.1} ms ({}){waiting}{end}",
+            if sites == 1 { "site" } else { "sites" },
+            took.as_secs_f64() * 1e3,
+            mechanisms.join(", "),
+        );
+    }
+
+    fn engine_sites(&self) -> u64 {
+        self.plan.variants.iter().map(collect::distinct_sites).sum()
+    }
+
+    fn open_output(&self, command: bool) -> Result<Box<dyn Output>> {
+        let format = match self.common.format {
+            Format::Table => report::Format::Table,
+            Format::Json => report::Format::Json,
+        };
+        // With a command, standard output is the command's own.
+        let mut output = match &self.common.output {
+            Some(path) => {
+                let file = std::fs::File::create(path)
+                    .with_context(|| format!("cannot write to {}", path.display()))?;
+                report::open(format, Box::new(file), TermInfo::plain())
+            }
+            None if command => {
+                report::open(format, Box::new(io::stderr()), TermInfo::of(&io::stderr()))
+            }
+            None => report::open(format, Box::new(raw_stdout()?), TermInfo::of(&io::stdout())),
+        };
+        output.start(&collect::columns(&self.plan))?;
+        Ok(output)
+    }
+
+    async fn collect(
+        mut self,
+        mut c: Collector,
+        output: &mut dyn Output,
+        held: Option<Held>,
+    ) -> Result<ExitCode> {
+        let mut command = held
+            .map(Held::release)
+            .transpose()
+            .context("cannot let the command run")?;
+        let armed_at = Instant::now();
+        let deadline = self
+            .common
+            .duration
+            .map(|d| tokio::time::Instant::now() + d);
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut tick = tokio::time::interval(DRAIN);
+        let ring = self.engine.ring_fd().map(owned).transpose()?;
+        let mut live =
+            tokio::time::interval(self.live_interval().unwrap_or(Duration::from_secs(3600)));
+        live.tick().await;
+        let shows = self.live_interval().is_some();
+        let mut status = None;
+        let mut stopping = false;
+        let ended: Result<(), io::Error> = loop {
+            let step = tokio::select! {
+                _ = interrupt.recv() => {
+                    // The command has had the same Ctrl-C: its end is ours. A second one ends us at once.
+                    if command.is_none() || stopping { break Ok(()) }
+                    stopping = true;
+                    Ok(())
+                }
+                _ = terminate.recv() => break Ok(()),
+                () = tokio::time::sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => break Ok(()),
+                code = wait(&mut command), if command.is_some() => {
+                    status = Some(code.context("cannot wait for the command")?.code());
+                    break Ok(());
+                }
+                change = self.changes.recv() => {
+                    if let Some(change) = change && self.changed(change, &mut c) { break Ok(()) }
+                    Ok(())
+                }
+                _ = tokio::time::sleep(Duration::from_millis(1)), if !self.settling.is_empty() => {
+                    self.settle(&mut c);
+                    Ok(())
+                }
+                ready = readable(ring.as_ref()), if ring.is_some() => {
+                    ready?.clear_ready();
+                    c.drain(&mut self.engine, &self.plan, output)
+                }
+                _ = tick.tick(), if ring.is_some() => c.drain(&mut self.engine, &self.plan, output),
+                _ = live.tick(), if shows => {
+                    let so_far = c.summary(&self.plan, &self.engine, armed_at.elapsed(), &self.plan.notes)?;
+                    output.live(&so_far)
+                }
+            };
+            if step.is_err() {
+                break step;
+            }
+        };
+        self.engine.detach();
+        let done = ended
+            .and_then(|()| c.drain(&mut self.engine, &self.plan, output))
+            .and_then(|()| {
+                let summary = c.summary(
+                    &self.plan,
+                    &self.engine,
+                    armed_at.elapsed(),
+                    &self.plan.notes,
+                )?;
+                output.finish(&summary)
+            });
+        match done {
+            // The reader has left: a quiet end.
+            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+                return Err(e).context("cannot write the report");
+            }
+            _ => {}
+        }
+        Ok(ExitCode::from(status.unwrap_or(0) as u8))
+    }
+
+    fn live_interval(&self) -> Option<Duration> {
+        let aggregates = self
+            .plan
+            .recipe
+            .probes
+            .iter()
+            .any(|p| !matches!(p.action, recipes::Action::Event));
+        if self.common.format == Format::Json || !aggregates {
+            return None;
+        }
+        let terminal = self.common.output.is_none() && TermInfo::of(&io::stdout()).is_terminal();
+        self.common
+            .interval
+            .or_else(|| terminal.then_some(Duration::from_secs(1)))
+    }
+
+    /// Takes note of a process's start or end. True: there is nothing left to watch.
+    fn changed(&mut self, change: Change, c: &mut Collector) -> bool {
+        match change {
+            Change::Ended(pid) => {
+                self.selection.pids.retain(|p| *p != pid);
+                self.selection.pids.is_empty() && self.selection.comm.is_none()
+            }
+            Change::Started(start) => {
+                let Some(name) = self.selection.comm.clone() else {
+                    return false;
+                };
+                let fresh: Vec<Start> = match start {
+                    Some(start) => vec![start],
+                    None => process::by_comm(&name)
+                        .iter()
+                        .map(|p| Start {
+                            pid: p.pid,
+                            time_ns: now_ns(),
+                        })
+                        .collect(),
+                };
+                for start in fresh {
+                    let known = self.armed.contains(&start.pid)
+                        || self.settling.iter().any(|(s, _)| s.pid == start.pid);
+                    let ours =
+                        || Process::open(start.pid).is_ok_and(|p| target::comm_is(&p.comm, &name));
+                    if !known && start.pid != std::process::id() && ours() {
+                        self.settling.push((start, Instant::now()));
+                    }
+                }
+                self.settle(c);
+                false
+            }
+        }
+    }
+
+    /// Arms processes of the wanted name that have started, as soon as their libraries are in place.
+    fn settle(&mut self, _c: &mut Collector) {
+        for (start, since) in std::mem::take(&mut self.settling) {
+            let selection = Selection {
+                pids: vec![start.pid],
+                ..self.selection.clone()
+            };
+            let armed = self.plan.place(&selection).and_then(|found| {
+                if found.is_empty() {
+                    bail!("none of the functions is there");
+                }
+                self.arm(&found)
+            });
+            match armed {
+                Ok(()) => {
+                    self.armed.insert(start.pid);
+                    let late = now_ns().saturating_sub(start.time_ns);
+                    let name = self.selection.comm.as_deref().unwrap_or("?");
+                    let note = format!(
+                        "{name} (process {}) was armed {} after it started: calls before that are not in this report",
+                        start.pid,
+                        report::units::duration(late as f64)
+                    );
+                    eprintln!("uprof: {note}");
+                    self.plan.notes.push(note);
+                }
+                Err(_) if !target::alive(start.pid) => {}
+                Err(_) if since.elapsed() < SETTLE => self.settling.push((start, since)),
+                Err(e) => {
+                    let note = format!("process {} could not be probed: {e:#}", start.pid);
+                    eprintln!("uprof: {note}");
+                    self.plan.notes.push(note);
+                }
+            }
+        }
+    }
+}
+
+/// The processes that the user named; the command is started, and held before its first instruction.
+fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
+    let common = &job.common;
+    let mut selection = Selection {
+        pids: common.pid.clone(),
+        comm: common.comm.clone(),
+        all: common.all,
+    };
+    for &pid in &common.pid {
+        Process::open(pid)?;
+    }
+    if let Some(name) = &common.comm {
+        let own = std::process::id();
+        let running = process::by_comm(name);
+        selection
+            .pids
+            .extend(running.iter().map(|p| p.pid).filter(|pid| *pid != own));
+    }
+    selection.pids.sort_unstable();
+    selection.pids.dedup();
+    if job.command.is_empty() {
+        return Ok((selection, None));
+    }
+    if selection.named() {
+        bail!(
+            "--pid and --comm name running processes; with `-- {}` the command itself is the one",
+            job.command[0].display()
+        );
+    }
+    if !common.explain && common.dump_bpf.is_none() {
+        crate::doctor::check_privileges()?;
+    }
+    let held = Command::spawn(&job.command)?;
+    selection.pids.push(held.pid());
+    Ok((selection, Some(held)))
+}
+
+fn limits(common: &Common, selection: &Selection) -> Result<Limits> {
+    let uid = common.uid.as_deref().map(user_id).transpose()?;
+    let cgroup = common.cgroup.as_deref().map(cgroup_id).transpose()?;
+    let only_pid = match selection.pids.as_slice() {
+        [pid] if selection.comm.is_none() => Some(*pid),
+        _ => None,
+    };
+    Ok(Limits {
+        uid,
+        cgroup,
+        insist: common.return_ == ReturnChoice::Uretprobe,
+        only_pid,
+    })
+}
+
+fn user_id(user: &str) -> Result<u32> {
+    if let Ok(uid) = user.parse() {
+        return Ok(uid);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let found = passwd.lines().find_map(|line| {
+        let mut parts = line.split(':');
+        (parts.next() == Some(user))
+            .then(|| parts.nth(1)?.parse().ok())
+            .flatten()
+    });
+    found.with_context(|| format!("no user named {user} in /etc/passwd: give --uid a number"))
+}
+
+/// The id of a cgroup (v2) is the inode number of its folder.
+fn cgroup_id(path: &std::path::Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let full = if path.is_absolute() && path.exists() {
+        path.to_owned()
+    } else {
+        std::path::Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(path))
+    };
+    let meta = std::fs::metadata(&full).with_context(|| {
+        format!(
+            "no cgroup {} (looked for {})",
+            path.display(),
+            full.display()
+        )
+    })?;
+    Ok(meta.ino())
+}
+
+fn options(common: &Common) -> Result<EngineOptions> {
+    let ring = u32::try_from(common.buffer)
+        .ok()
+        .filter(|b| (4096..=1 << 30).contains(b));
+    let Some(ring_bytes) = ring else {
+        bail!("--buffer must be between 4KiB and 1GiB")
+    };
+    Ok(EngineOptions {
+        ring_bytes,
+        max_keys: common.max_keys,
+        mechanism: match common.mechanism {
+            MechanismChoice::Auto => None,
+            MechanismChoice::Session => Some(Mechanism::Session),
+            MechanismChoice::Multi => Some(Mechanism::Multi),
+            MechanismChoice::Perf => Some(Mechanism::Perf),
+        },
+        verifier_log: common.verbose,
+        ..EngineOptions::default()
+    })
+}
+
+/// Why the kernel refused: first of all, whether a capability is missing.
+fn explain_load(e: uprof_ebpf::Error, verbose: bool) -> anyhow::Error {
+    if let Err(missing) = crate::doctor::check_privileges() {
+        return missing;
+    }
+    if verbose && let Some(log) = e.verifier_log() {
+        eprintln!("uprof: the kernel verifier says:\n{log}");
+    }
+    anyhow::Error::new(e)
+}
+
+/// Standard output without the line buffering of `std::io::stdout`: the report has its own buffer.
+fn raw_stdout() -> Result<std::fs::File> {
+    use std::os::fd::AsFd;
+    Ok(std::fs::File::from(
+        io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("cannot write to standard output")?,
+    ))
+}
+
+async fn wait(command: &mut Option<Running>) -> Result<Exit> {
+    match command {
+        Some(command) => Ok(command.wait().await?),
+        None => std::future::pending().await,
+    }
+}
+
+async fn readable(ring: Option<&AsyncFd<OwnedFd>>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match ring {
+        Some(ring) => ring.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn far() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(86400 * 365)
+}
+
+/// CLOCK_MONOTONIC in ns, as the kernel's events have it.
+fn now_ns() -> u64 {
+    uprof_ebpf::monotonic_ns()
+}
+
+/// A descriptor of our own for the ring buffer, for the event loop.
+fn owned(fd: RawFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the engine owns this descriptor and outlives the call, which only duplicates it.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    registered(fd.try_clone_to_owned()?)
+}

@@ -1,0 +1,410 @@
+//! Records to events, maps to a summary.
+
+use std::collections::HashSet;
+use std::io;
+use std::time::Duration;
+
+use uprof_ebpf::{Engine, Record};
+use uprof_recipes::{self as recipes, Action};
+
+use crate::decode::{self, Decoder};
+use crate::join;
+use crate::plan::{FieldSource, Plan, Variant};
+use crate::report::Output;
+use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
+
+/// Gathers what the engine sends.
+pub struct Collector {
+    decoders: Vec<Decoder>,
+    unix_offset: i64,
+    /// Per variant: records that served a join only, and are not shown.
+    hidden: Vec<u64>,
+    statements: Option<Statements>,
+    sums: Option<join::sums::Sums>,
+}
+
+impl Collector {
+    /// For a plan's variants, in the engine's order.
+    pub fn new(plan: &Plan, _engine: &Engine) -> Self {
+        Self {
+            decoders: plan
+                .variants
+                .iter()
+                .map(|v| Decoder::new(v, &plan.recipe))
+                .collect(),
+            unix_offset: uprof_ebpf::unix_offset_ns(),
+            hidden: vec![0; plan.variants.len()],
+            statements: plan
+                .recipe
+                .join
+                .as_ref()
+                .map(|recipes::Join::Statements(s)| Statements::new(s, plan)),
+            sums: sums(plan),
+        }
+    }
+
+    /// Takes what the ring buffer holds, and writes it.
+    pub fn drain(
+        &mut self,
+        engine: &mut Engine,
+        plan: &Plan,
+        output: &mut dyn Output,
+    ) -> io::Result<()> {
+        let mut result = Ok(());
+        let (decoders, hidden, offset) = (&self.decoders, &mut self.hidden, self.unix_offset);
+        let (statements, sums) = (&mut self.statements, &mut self.sums);
+        let drained = engine.drain(|record| {
+            if result.is_err() {
+                return;
+            }
+            let index = usize::from(record.probe);
+            let (Some(decoder), Some(variant)) = (decoders.get(index), plan.variants.get(index))
+            else {
+                return;
+            };
+            let joined = statements.as_mut().and_then(|s| s.record(index, &record));
+            if plan.probe(variant).hidden || record.kept {
+                hidden[index] += u64::from(!record.kept);
+                return;
+            }
+            let mut event = decoder.event(&record, &variant.functions, offset);
+            if let Some((field, text)) = joined {
+                event.fields[field].1 = text;
+            }
+            if let Some(sums) = sums {
+                sums.call(&event);
+            }
+            result = output.event(&event);
+        });
+        drained.map_err(io::Error::other)?;
+        if let Some(s) = &mut self.statements
+            && (0..plan.variants.len()).any(|v| engine.counters(v).dropped_ring > 0)
+        {
+            s.join.records_lost();
+        }
+        result?;
+        output.flush()
+    }
+
+    /// Everything so far.
+    pub fn summary(
+        &self,
+        plan: &Plan,
+        engine: &Engine,
+        armed: Duration,
+        notes: &[String],
+    ) -> io::Result<Summary> {
+        let mut summary = Summary {
+            duration_ns: armed.as_nanos() as u64,
+            notes: notes.to_vec(),
+            ..Summary::default()
+        };
+        for (index, variant) in plan.variants.iter().enumerate() {
+            let probe = plan.probe(variant);
+            self.add_counters(&mut summary, engine, index, variant, &probe.name);
+            match &probe.action {
+                Action::Event => {}
+                Action::Count { by } if by.is_empty() => {
+                    site_counts(&mut summary, engine, index, variant, probe)
+                }
+                // All of the key was known beforehand: the kernel counted without one.
+                Action::Count { .. } if variant.key.iter().all(|k| k.constant.is_some()) => {
+                    let count = engine.site_hits(index).iter().sum();
+                    let key = decode::key(Vec::new(), &variant.key, &plan.recipe);
+                    add_count(
+                        &mut summary,
+                        Count {
+                            probe: probe.name.clone(),
+                            key,
+                            count,
+                        },
+                    );
+                }
+                Action::Count { .. } => {
+                    for (key, count) in engine.counts(index).map_err(io::Error::other)? {
+                        let key = decode::key(key.values(), &variant.key, &plan.recipe);
+                        add_count(
+                            &mut summary,
+                            Count {
+                                probe: probe.name.clone(),
+                                key,
+                                count,
+                            },
+                        );
+                    }
+                }
+                Action::Histogram { unit, .. } => {
+                    for (key, data) in engine.histograms(index).map_err(io::Error::other)? {
+                        let key = decode::key(key.values(), &variant.key, &plan.recipe);
+                        summary
+                            .histograms
+                            .push(decode::histogram(&probe.name, key, unit, &data));
+                    }
+                }
+            }
+        }
+        if let Some(s) = &self.statements {
+            summary
+                .histograms
+                .extend(s.join.histograms(&s.call, &s.key));
+            summary.tables.extend(s.join.table());
+            summary.notes.extend(s.join.notes());
+        }
+        if let Some(sums) = &self.sums {
+            summary
+                .histograms
+                .extend(sums.histograms(&plan.recipe.name));
+            summary.tables.extend(sums.table());
+            summary.notes.extend(sums.note());
+        }
+        summary.histograms.retain(|h: &Histogram| h.count > 0);
+        summary
+            .histograms
+            .sort_by_key(|h| std::cmp::Reverse(h.count));
+        summary.counts.sort_by_key(|c| std::cmp::Reverse(c.count));
+        Ok(summary)
+    }
+
+    fn add_counters(
+        &self,
+        summary: &mut Summary,
+        engine: &Engine,
+        index: usize,
+        variant: &Variant,
+        name: &str,
+    ) {
+        let c = engine.counters(index);
+        let hidden = self.hidden[index];
+        let known = summary.probes.iter().position(|p| p.probe == name);
+        let at = known.unwrap_or_else(|| {
+            summary.probes.push(ProbeCount {
+                probe: name.to_owned(),
+                ..ProbeCount::default()
+            });
+            summary.probes.len() - 1
+        });
+        let p = &mut summary.probes[at];
+        p.sites += distinct_sites(variant);
+        p.hits += c.hits;
+        // What a join used up was taken account of there, though no line shows it.
+        p.emitted += c.emitted - hidden.min(c.emitted);
+        p.aggregated += c.aggregated + hidden.min(c.emitted);
+        p.filtered += c.filtered;
+        p.dropped_ring += c.dropped_ring;
+        p.dropped_map += c.dropped_map;
+        p.unpaired += c.unpaired;
+    }
+}
+
+/// A report's `group_by` and `top`, where no join takes care of them.
+fn sums(plan: &Plan) -> Option<join::sums::Sums> {
+    let report = &plan.recipe.report;
+    if plan.recipe.join.is_some() || report.group_by.is_none() && report.top.is_none() {
+        return None;
+    }
+    let sql = report
+        .top
+        .as_ref()
+        .is_some_and(|t| t.digest.as_deref() == Some("sql"));
+    let limits = join::Limits::default();
+    let top = report.top.as_ref().map_or(limits.top, |t| t.limit as usize);
+    let top_by = report.top.as_ref().map(|t| t.by.clone());
+    Some(join::sums::Sums::new(
+        report.group_by.clone(),
+        top_by,
+        sql,
+        join::Limits { top, ..limits },
+    ))
+}
+
+/// How many different places a variant sits at.
+pub fn distinct_sites(variant: &Variant) -> u64 {
+    variant
+        .sites
+        .iter()
+        .map(|s| (s.file, s.site.offset))
+        .collect::<HashSet<_>>()
+        .len() as u64
+}
+
+fn site_counts(
+    summary: &mut Summary,
+    engine: &Engine,
+    index: usize,
+    variant: &Variant,
+    probe: &recipes::Probe,
+) {
+    let many = variant.functions.len() > 1;
+    for (name, count) in variant.functions.iter().zip(engine.site_hits(index)) {
+        if count == 0 && many {
+            continue;
+        }
+        let key = if many {
+            vec![("function".to_owned(), Value::Name(name.clone()))]
+        } else {
+            Vec::new()
+        };
+        add_count(
+            summary,
+            Count {
+                probe: probe.name.clone(),
+                key,
+                count,
+            },
+        );
+    }
+}
+
+/// Places of one probe add up.
+fn add_count(summary: &mut Summary, count: Count) {
+    match summary
+        .counts
+        .iter_mut()
+        .find(|c| c.probe == count.probe && c.key == count.key)
+    {
+        Some(known) => known.count += count.count,
+        None => summary.counts.push(count),
+    }
+}
+
+/// The columns of the event table: the recipe's, or none for a choice that fits.
+pub fn columns(plan: &Plan) -> Vec<Column> {
+    let value = |name: &str| match name {
+        "time" => ColumnValue::Time,
+        "pid" => ColumnValue::Pid,
+        "tid" => ColumnValue::Tid,
+        "comm" => ColumnValue::Comm,
+        "latency" => ColumnValue::Latency,
+        "probe" => ColumnValue::Probe,
+        field => ColumnValue::Field(field.into()),
+    };
+    plan.recipe
+        .report
+        .columns
+        .iter()
+        .map(|c| Column {
+            width: c.width.map(usize::from),
+            ..Column::new(c.title.as_str(), value(&c.value))
+        })
+        .collect()
+}
+
+/// The statements join, and where its inputs stand in the records.
+struct Statements {
+    join: join::Join,
+    call: String,
+    key: String,
+    /// By variant.
+    roles: Vec<Option<Role>>,
+}
+
+/// What a variant's records are to the join: indexes of captures.
+enum Role {
+    Call {
+        command: usize,
+        text: usize,
+        id: usize,
+        connection: usize,
+        text_field: usize,
+    },
+    Prepared {
+        id: usize,
+    },
+}
+
+impl Statements {
+    fn new(s: &recipes::Statements, plan: &Plan) -> Self {
+        let role = |v: &Variant| {
+            let capture = |name: &str| {
+                v.fields
+                    .iter()
+                    .enumerate()
+                    .find_map(|(at, f)| match f.from {
+                        FieldSource::Capture(index) if *f.name == *name => Some((at, index)),
+                        _ => None,
+                    })
+            };
+            let probe = plan.probe(v);
+            if probe.name == s.call {
+                let (text_field, text) = capture(&s.text)?;
+                return Some(Role::Call {
+                    command: capture(&s.command)?.1,
+                    text,
+                    id: capture(&s.id)?.1,
+                    connection: capture(&s.connection)?.1,
+                    text_field,
+                });
+            }
+            (probe.name == s.prepared).then_some(Role::Prepared {
+                id: capture(&s.prepared_id)?.1,
+            })
+        };
+        let names = plan
+            .recipe
+            .report
+            .names
+            .iter()
+            .find(|(n, _)| *n == s.command);
+        let names: Vec<(u64, String)> = names.map(|(_, names)| names.clone()).unwrap_or_default();
+        let limits = join::Limits::default();
+        let top = plan
+            .recipe
+            .report
+            .top
+            .as_ref()
+            .map_or(limits.top, |t| t.limit as usize);
+        let commands = join::Commands {
+            names,
+            prepare: s.prepare.clone(),
+            execute: s.execute.clone(),
+            uses: s.uses.clone(),
+            close: s.close.clone(),
+            forget: s.close_all.clone(),
+            last_id: s.last_id.map(|id| id as u32),
+            ..join::Commands::default()
+        };
+        Self {
+            join: join::Join::new(commands, join::Limits { top, ..limits }),
+            call: s.call.clone(),
+            key: s.command.clone(),
+            roles: plan.variants.iter().map(role).collect(),
+        }
+    }
+
+    /// Takes a record; for a call, the index of the field to replace and the text that belongs there.
+    fn record(&mut self, variant: usize, r: &Record<'_>) -> Option<(usize, Value)> {
+        match self.roles.get(variant)?.as_ref()? {
+            Role::Prepared { id } => {
+                let id = r.int(*id)? as u32;
+                self.join.prepared(&join::Prepared {
+                    time_ns: r.time_ns,
+                    pid: r.pid,
+                    tid: r.tid,
+                    id,
+                });
+                None
+            }
+            Role::Call {
+                command,
+                text,
+                id,
+                connection,
+                text_field,
+            } => {
+                let bytes = r.bytes(*text);
+                let value = self.join.call(&join::Call {
+                    time_ns: r.time_ns,
+                    latency_ns: r.latency_ns,
+                    pid: r.pid,
+                    tid: r.tid,
+                    connection: r.int(*connection).unwrap_or(0),
+                    command: r.int(*command).unwrap_or(u64::MAX),
+                    statement_id: r.int(*id).map(|id| id as u32),
+                    text: (!bytes.fault).then_some((bytes.data, bytes.cut)),
+                    kept: r.kept,
+                });
+                Some((*text_field, value))
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Targets: from what the user or the recipe names to files that can be probed, and the processes in which.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Result, anyhow, bail};
+use uprof_symbols::process::{self, Object, Process};
+use uprof_symbols::{FileId, Image};
+
+/// The processes that the user named, by --pid, --comm or `-- COMMAND`.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    /// Named and running.
+    pub pids: Vec<u32>,
+    /// `--comm`: processes of this name that start later belong to it too.
+    pub comm: Option<String>,
+    /// `--all`: a shared library may be probed in every process.
+    pub all: bool,
+}
+
+impl Selection {
+    /// Whether the user named processes at all (even if none of them runs yet).
+    pub fn named(&self) -> bool {
+        !self.pids.is_empty() || self.comm.is_some()
+    }
+}
+
+/// What is to be probed, before it was looked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TargetSpec {
+    /// One word or path that the user typed in front of `:`.
+    Word(String),
+    /// The program of the selected processes.
+    Own,
+    /// A program of one of these names (a recipe's `program`).
+    Program(Vec<String>),
+    /// A library of one of these names, as the selected processes map it.
+    Library(Vec<String>),
+    /// The object in which the selected processes bind this symbol.
+    Binds(String),
+}
+
+/// A file to probe, opened, and the processes in which to probe it.
+pub struct TargetFile {
+    /// Its symbols.
+    pub image: Rc<Image>,
+    /// How people know it.
+    pub display: PathBuf,
+    /// How to open it: through /proc/PID when the process sees another file system or the file was replaced.
+    pub open_path: PathBuf,
+    /// `None`: in every process that runs it.
+    pub pids: Option<Vec<u32>>,
+}
+
+impl TargetFile {
+    fn open(open_path: &Path, display: &Path, pids: Option<Vec<u32>>) -> Result<Self> {
+        let image = Image::open(open_path).map_err(|e| {
+            anyhow!(
+                "{}",
+                e.to_string()
+                    .replace(&*open_path.to_string_lossy(), &display.to_string_lossy())
+            )
+        })?;
+        Ok(Self {
+            image: Rc::new(image),
+            display: display.to_owned(),
+            open_path: open_path.to_owned(),
+            pids,
+        })
+    }
+
+    fn of_object(object: &Object, pid: u32) -> Result<Self> {
+        Self::open(&object.open_path, &object.path, Some(vec![pid]))
+    }
+
+    fn of_exe(process: &Process) -> Result<Self> {
+        Self::open(
+            &process.exe(),
+            &process.exe_name()?,
+            Some(vec![process.pid]),
+        )
+    }
+}
+
+/// Finds the files that SPEC means for the SELECTION. Never empty, unless the processes are yet to start.
+pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFile>> {
+    let found = match spec {
+        TargetSpec::Own => own(selection)?,
+        TargetSpec::Word(word) => by_word(word, selection)?,
+        TargetSpec::Program(names) => by_program(names, selection)?,
+        TargetSpec::Library(names) => in_each(
+            selection,
+            |p| {
+                let mut found = None;
+                for name in names {
+                    found = p.find_library(name)?;
+                    if found.is_some() {
+                        break;
+                    }
+                }
+                found.map(|o| TargetFile::of_object(&o, p.pid)).transpose()
+            },
+            &format!("no library named {}", names.join(" or ")),
+        )?,
+        TargetSpec::Binds(symbol) => {
+            if !selection.named() {
+                bail!(
+                    "which process? Name it: --pid PID, --comm NAME, or `-- COMMAND` to start one\n\
+                     (a probe on every process's {symbol} would slow the whole machine)"
+                );
+            }
+            in_each(
+                selection,
+                |p| Ok(binding(p, symbol)?),
+                &format!("nothing that defines {symbol}"),
+            )?
+        }
+    };
+    Ok(merge(found))
+}
+
+fn binding(process: &Process, symbol: &str) -> Result<Option<TargetFile>> {
+    match process.binding_of(symbol)? {
+        Some(object) => TargetFile::of_object(&object, process.pid).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Asks each selected process; a process that ended meanwhile is left out, one that answers nothing is an error.
+fn in_each(
+    selection: &Selection,
+    ask: impl Fn(&Process) -> Result<Option<TargetFile>>,
+    nothing: &str,
+) -> Result<Vec<TargetFile>> {
+    let mut found = Vec::new();
+    for &pid in &selection.pids {
+        let process = Process::open(pid)?;
+        match ask(&process) {
+            Ok(Some(file)) => found.push(file),
+            Ok(None) if selection.comm.is_some() && selection.pids.len() > 1 => {}
+            Ok(None) => bail!("process {pid} ({}) maps {nothing}", process.comm),
+            Err(_) if !alive(pid) => {}
+            Err(e) => {
+                return Err(e.context(format!("looking into process {pid} ({})", process.comm)));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process's name is NAME; the kernel keeps only its first bytes.
+pub fn comm_is(comm: &str, name: &str) -> bool {
+    comm.as_bytes() == &name.as_bytes()[..name.len().min(process::COMM_LEN)]
+}
+
+/// A shared library rather than a program.
+pub fn is_library(image: &Image) -> bool {
+    image.soname().is_some()
+        || image.is_pie() && image.interpreter().is_none() && !image.is_static()
+}
+
+/// Whether the process still runs (a zombie does not).
+pub fn alive(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|s| {
+            s.rsplit(") ")
+                .next()
+                .map(|rest| !rest.starts_with(['Z', 'X']))
+        })
+        .unwrap_or(false)
+}
+
+fn own(selection: &Selection) -> Result<Vec<TargetFile>> {
+    if !selection.named() {
+        bail!(
+            "which program? Write TARGET:FUNCTION, or name a process with --pid, --comm or `-- COMMAND`"
+        );
+    }
+    in_each(selection, |p| TargetFile::of_exe(p).map(Some), "no program")
+}
+
+fn by_program(names: &[String], selection: &Selection) -> Result<Vec<TargetFile>> {
+    if selection.named() {
+        return own(selection);
+    }
+    let running: Vec<Process> = names
+        .iter()
+        .flat_map(|n| process::running_program(n))
+        .collect();
+    if !running.is_empty() {
+        return everywhere(running.iter().map(TargetFile::of_exe));
+    }
+    for name in names {
+        if let Ok(path) = uprof_symbols::find_program(name) {
+            return Ok(vec![TargetFile::open(&path, &path, None)?]);
+        }
+    }
+    bail!(
+        "no process named {0} runs here, and no such program is on PATH\n\
+         If it runs under another name or in a container, name it with --pid PID",
+        names.join(" or ")
+    )
+}
+
+/// The same files, in every process that runs them.
+fn everywhere(files: impl Iterator<Item = Result<TargetFile>>) -> Result<Vec<TargetFile>> {
+    files
+        .map(|f| f.map(|f| TargetFile { pids: None, ..f }))
+        .collect()
+}
+
+fn by_word(word: &str, selection: &Selection) -> Result<Vec<TargetFile>> {
+    if word.contains('/') {
+        return by_path(Path::new(word), selection);
+    }
+    if selection.named() && !selection.pids.is_empty() {
+        return in_each(
+            selection,
+            |p| {
+                let exe = p.exe_name()?;
+                let program = exe.file_name().is_some_and(|n| n == word) || comm_is(&p.comm, word);
+                if program
+                    || uprof_symbols::find_program(word).is_ok_and(|f| same_file(&f, &p.exe()))
+                {
+                    return TargetFile::of_exe(p).map(Some);
+                }
+                p.find_library(word)?
+                    .map(|o| TargetFile::of_object(&o, p.pid))
+                    .transpose()
+            },
+            &format!("no program or library named {word}"),
+        );
+    }
+    let running = process::running_program(word);
+    if !running.is_empty() {
+        return everywhere(running.iter().map(TargetFile::of_exe));
+    }
+    if let Ok(path) = uprof_symbols::find_program(word) {
+        return Ok(vec![TargetFile::open(&path, &path, None)?]);
+    }
+    if let Ok(path) = uprof_symbols::find_library_file(word) {
+        return by_path(&path, selection);
+    }
+    bail!(
+        "no program named {word}: no process of that name runs, it is not on PATH, and no library is called so{}\n\
+         Write a path (./{word}), or name a process with --pid PID",
+        near_processes(word)
+    )
+}
+
+fn by_path(path: &Path, selection: &Selection) -> Result<Vec<TargetFile>> {
+    let file = TargetFile::open(path, path, None)?;
+    if selection.named() {
+        let pids = selection.pids.clone();
+        return Ok(vec![TargetFile {
+            pids: Some(pids),
+            ..file
+        }]);
+    }
+    if is_library(&file.image) && !selection.all {
+        bail!(
+            "{} is a shared library: a probe in every process that uses it would slow the whole machine\n\
+             Name the process: --pid PID, --comm NAME or `-- COMMAND`; or insist with --all",
+            path.display()
+        );
+    }
+    Ok(vec![file])
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (std::fs::metadata(a), std::fs::metadata(b)) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    }
+}
+
+fn near_processes(word: &str) -> String {
+    let mut near: Vec<String> = procfs::process::all_processes()
+        .into_iter()
+        .flatten()
+        .filter_map(|p| p.ok()?.stat().ok())
+        .map(|s| s.comm)
+        .filter(|c| c.contains(word) || word.contains(c.as_str()) && c.len() > 2)
+        .collect();
+    near.sort();
+    near.dedup();
+    near.truncate(5);
+    match near.is_empty() {
+        true => String::new(),
+        false => format!(" (running with a similar name: {})", near.join(", ")),
+    }
+}
+
+/// One entry a file, with the processes of all.
+fn merge(found: Vec<TargetFile>) -> Vec<TargetFile> {
+    let mut merged: Vec<(FileId, TargetFile)> = Vec::new();
+    for file in found {
+        let id = file.image.file_id();
+        match merged.iter_mut().find(|(i, _)| *i == id) {
+            Some((_, known)) => match (&mut known.pids, file.pids) {
+                (Some(known), Some(more)) => known.extend(more),
+                (known, _) => *known = None,
+            },
+            None => merged.push((id, file)),
+        }
+    }
+    merged.into_iter().map(|(_, f)| f).collect()
+}
