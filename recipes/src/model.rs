@@ -410,3 +410,47 @@ impl Recipe {
         self.probes.iter().find(|p| p.name == name)
     }
 }
+
+impl Value {
+    /// As it is given on the command line.
+    pub fn text(&self) -> String {
+        match self {
+            Value::Duration(ns) => shortest(
+                *ns,
+                &[
+                    ("s", 1_000_000_000),
+                    ("ms", 1_000_000),
+                    ("us", 1_000),
+                    ("ns", 1),
+                ],
+                "0s",
+            ),
+            Value::Size(n) => shortest(
+                *n,
+                &[
+                    ("GiB", 1 << 30),
+                    ("MiB", 1 << 20),
+                    ("KiB", 1 << 10),
+                    ("B", 1),
+                ],
+                "0B",
+            ),
+            Value::Int(v) => v.to_string(),
+            Value::String(s) => s.clone(),
+            Value::Bool(b) => b.to_string(),
+        }
+    }
+}
+
+fn shortest(v: u64, units: &[(&str, u64)], zero: &str) -> String {
+    if v == 0 {
+        return zero.to_owned();
+    }
+    units
+        .iter()
+        .find(|(_, scale)| v.is_multiple_of(*scale))
+        .map_or_else(
+            || v.to_string(),
+            |(unit, scale)| format!("{}{unit}", v / scale),
+        )
+}

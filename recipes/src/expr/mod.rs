@@ -1,6 +1,7 @@
 //! Expressions: C-like text to a typed tree.
 //!
 //! - `grammar.pest`, `parse`: text -> syntax tree, with bounds on length and depth
+//! - `complain`: errors of syntax in plain words
 //! - `literal`: numbers, durations, sizes, characters, texts
 //! - `check`: syntax tree -> typed tree; what has no meaning is an error with its place
 //! - `text`: comparing texts
@@ -8,6 +9,7 @@
 //! - `display`: back to text
 
 mod check;
+mod complain;
 mod display;
 mod fold;
 mod literal;

@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use pest::Parser as _;
-use pest::error::{ErrorVariant, InputLocation};
 use pest::iterators::Pair;
 use pest::pratt_parser::{Assoc, Op, PrattParser};
 
+use super::complain::plain;
 use super::{BinOp, Fault, MAX_DEPTH, MAX_LENGTH, UnOp, literal};
 
 #[derive(pest_derive::Parser)]
@@ -165,147 +165,6 @@ fn scan(text: &str) -> Result<(), Fault> {
 fn too_deep(span: Range<usize>) -> Fault {
     Fault::new(span, "the expression is nested too deep")
         .help("capture a part of it under a name, or split the recipe's filter")
-}
-
-/// The parser's error in plain words.
-fn plain(text: &str, e: &pest::error::Error<Rule>) -> Fault {
-    let mut at = match e.location {
-        InputLocation::Pos(p) => p,
-        InputLocation::Span((p, _)) => p,
-    };
-    at += text[at..].len() - text[at..].trim_start().len();
-    let (before, rest) = (text[..at].trim_end(), &text[at..]);
-    let found = token(rest);
-    let span = at..at + found.len();
-    let wants_operand = match &e.variant {
-        ErrorVariant::ParsingError { positives, .. } => !positives
-            .iter()
-            .any(|r| matches!(r, Rule::EOI | Rule::log_or | Rule::add | Rule::eq)),
-        ErrorVariant::CustomError { .. } => false,
-    };
-    if let Some(special) = special(before, found, &span) {
-        return special;
-    }
-    let last = last_token(before);
-    if wants_operand {
-        let after = if last.is_empty() {
-            String::new()
-        } else {
-            format!(" after `{last}`")
-        };
-        let instead = if found.is_empty() {
-            String::new()
-        } else {
-            format!(", found `{found}`")
-        };
-        let what = if last == "->" || last == "." {
-            "a name"
-        } else {
-            "an expression"
-        };
-        return Fault::new(span, format!("expected {what}{after}{instead}"));
-    }
-    if let Some(question) = unanswered(text) {
-        return Fault::new(question..question + 1, "this `?` has no `:`")
-            .help("write condition ? one : other");
-    }
-    if found.is_empty() {
-        return Fault::new(
-            span,
-            format!("the expression ends too early, after `{last}`"),
-        );
-    }
-    Fault::new(
-        span,
-        format!("expected an operator or the end after `{last}`, found `{found}`"),
-    )
-}
-
-/// Mistakes that have a name.
-fn special(before: &str, found: &str, span: &Range<usize>) -> Option<Fault> {
-    let fault = |message: String| Some(Fault::new(span.clone(), message));
-    match found {
-        "=" => fault("`=` does not compare".into()).map(|f| f.help("write `==`")),
-        "and" => fault("`and` is no operator".into()).map(|f| f.help("write `&&`")),
-        "or" => fault("`or` is no operator".into()).map(|f| f.help("write `||`")),
-        "not" => fault("`not` is no operator".into()).map(|f| f.help("write `!`")),
-        "is" => fault("`is` is no operator".into()).map(|f| f.help("write `==`")),
-        ";" => fault("`;`: an expression has no statements".into()),
-        "$" => fault("expected a parameter's name after `$`".into()),
-        "struct" | "union" | "enum" => types_later(span, found),
-        _ if super::check::TYPE_WORDS.contains(&last_token(before)) => {
-            let ty = last_token(before);
-            fault(format!("`{ty}` is a type"))
-                .map(|f| f.help(format!("a cast is written ({ty})arg0")))
-        }
-        _ if last_token(before) == "struct" => types_later(span, "struct"),
-        _ => None,
-    }
-}
-
-fn types_later(span: &Range<usize>, what: &str) -> Option<Fault> {
-    Some(
-        Fault::new(
-            span.clone(),
-            format!("`{what}`: types from debug information are not supported yet"),
-        )
-        .help("read by offset: *(u32*)(arg0 + 24)"),
-    )
-}
-
-/// Where a `?` stands that has no `:`, if any. Quotes were checked before.
-fn unanswered(text: &str) -> Option<usize> {
-    let mut open = Vec::new();
-    let mut quote = None;
-    let mut escaped = false;
-    for (at, c) in text.char_indices() {
-        match quote {
-            Some(_) if escaped => escaped = false,
-            Some(_) if c == '\\' => escaped = true,
-            Some(q) if c == q => quote = None,
-            Some(_) => {}
-            None => match c {
-                '"' | '\'' => quote = Some(c),
-                '?' => open.push(at),
-                ':' => {
-                    open.pop();
-                }
-                _ => {}
-            },
-        }
-    }
-    open.pop()
-}
-
-/// The word or sign that a text begins with.
-fn token(text: &str) -> &str {
-    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
-    let Some(first) = text.chars().next() else {
-        return "";
-    };
-    let end = if word(first) {
-        text.find(|c: char| !word(c)).unwrap_or(text.len())
-    } else {
-        first.len_utf8()
-    };
-    &text[..end]
-}
-
-/// The word or sign that a text ends with.
-fn last_token(text: &str) -> &str {
-    const SIGNS: &[&str] = &["&&", "||", "==", "!=", "<=", ">=", "<<", ">>", "->"];
-    if let Some(sign) = SIGNS.iter().find(|s| text.ends_with(**s)) {
-        return &text[text.len() - sign.len()..];
-    }
-    let word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
-    match text.chars().next_back() {
-        None => "",
-        Some(last) if word(last) => text.rfind(|c: char| !word(c)).map_or(text, |i| {
-            let next = i + text[i..].chars().next().map_or(1, char::len_utf8);
-            &text[next..]
-        }),
-        Some(last) => &text[text.len() - last.len_utf8()..],
-    }
 }
 
 fn range(pair: &Pair<'_, Rule>) -> Range<usize> {

@@ -6,7 +6,7 @@ use super::is_name;
 use super::reader::{Key, Reader, Val};
 use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
 use crate::model::{
-    Action, At, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, ObjectRule, Param, Probe, ProbeKind, Value,
+    Action, At, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, ObjectRule, Param, Probe, ProbeKind,
 };
 
 const KEYS: &[&str] = &[
@@ -534,48 +534,4 @@ impl Reading<'_> {
 /// The same width and sign; pointers are one type here, whatever they point to.
 fn same_type(a: &Type, b: &Type) -> bool {
     a == b || matches!((a, b), (Type::Ptr { .. }, Type::Ptr { .. }))
-}
-
-impl Value {
-    /// As it is given on the command line.
-    pub fn text(&self) -> String {
-        match self {
-            Value::Duration(ns) => shortest(
-                *ns,
-                &[
-                    ("s", 1_000_000_000),
-                    ("ms", 1_000_000),
-                    ("us", 1_000),
-                    ("ns", 1),
-                ],
-                "0s",
-            ),
-            Value::Size(n) => shortest(
-                *n,
-                &[
-                    ("GiB", 1 << 30),
-                    ("MiB", 1 << 20),
-                    ("KiB", 1 << 10),
-                    ("B", 1),
-                ],
-                "0B",
-            ),
-            Value::Int(v) => v.to_string(),
-            Value::String(s) => s.clone(),
-            Value::Bool(b) => b.to_string(),
-        }
-    }
-}
-
-fn shortest(v: u64, units: &[(&str, u64)], zero: &str) -> String {
-    if v == 0 {
-        return zero.to_owned();
-    }
-    units
-        .iter()
-        .find(|(_, scale)| v.is_multiple_of(*scale))
-        .map_or_else(
-            || v.to_string(),
-            |(unit, scale)| format!("{}{unit}", v / scale),
-        )
 }
