@@ -11,8 +11,7 @@ pub(crate) enum Reg {
     R2,
     R3,
     R4,
-    R5,
-    R6,
+    R6 = 6,
     R7,
     R8,
     R9,
@@ -31,14 +30,6 @@ pub(crate) struct Insn {
 }
 
 impl Insn {
-    pub fn src(self) -> u8 {
-        self.regs >> 4
-    }
-
-    pub fn dst(self) -> u8 {
-        self.regs & 15
-    }
-
     pub fn bytes(self) -> [u8; 8] {
         let (off, imm) = (self.off.to_le_bytes(), self.imm.to_le_bytes());
         [

@@ -7,12 +7,10 @@ use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec};
 
 /// A record's header. A call's frame has the same layout: it is the record under construction.
 pub(crate) mod header {
-    /// u16: index of the probe.
+    /// u16: index of the probe; after the flags, at 4, a u32: index of the site.
     pub const PROBE: i16 = 0;
     /// u16: [`KEPT`], [`DEFERRED`].
     pub const FLAGS: i16 = 2;
-    /// u32: index of the site.
-    pub const SITE: i16 = 4;
     /// u64: monotonic time; in a frame the time of the entry.
     pub const TIME: i16 = 8;
     /// u64: tgid in the high half, thread in the low.

@@ -28,7 +28,10 @@ const LOG_BYTES: usize = 16 << 20;
 /// The maps of an engine.
 pub(crate) struct Maps {
     pub state: MapData,
+    /// Until userspace maps it.
     pub ring: Option<MapData>,
+    /// The same, for programs that are loaded later.
+    ring_fd: Option<OwnedFd>,
     pub scratch: Option<MapData>,
     /// By probe.
     pub frames: Vec<Option<MapData>>,
@@ -84,6 +87,17 @@ impl Maps {
             )?),
             false => None,
         };
+        let ring_fd = match &ring {
+            None => None,
+            Some(map) => {
+                let fd = map.fd().as_fd().try_clone_to_owned();
+                Some(fd.map_err(|source| Error::Map {
+                    what: "ring".into(),
+                    bytes: target.ring_bytes.into(),
+                    source,
+                })?)
+            }
+        };
         let scratch = match target.scratch.slots * target.scratch.size {
             0 => None,
             bytes => Some(create_map("scratch", BPF_MAP_TYPE_ARRAY, 4, bytes, 1, 0)?),
@@ -111,6 +125,7 @@ impl Maps {
         Ok(Maps {
             state,
             ring,
+            ring_fd,
             scratch,
             frames: probes.iter().map(|_| None).collect(),
             tables,
@@ -152,7 +167,7 @@ impl Maps {
     fn fd(&self, probe: usize, map: MapRef) -> Option<BorrowedFd<'_>> {
         let map = match map {
             MapRef::State => Some(&self.state),
-            MapRef::Ring => self.ring.as_ref(),
+            MapRef::Ring => return self.ring_fd.as_ref().map(AsFd::as_fd),
             MapRef::Scratch => self.scratch.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),

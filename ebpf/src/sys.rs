@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_info, bpf_prog_info, bpf_prog_type};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info, bpf_prog_type};
 
 use crate::asm::Insn;
 
@@ -241,18 +241,6 @@ pub(crate) fn prog_info(prog: BorrowedFd<'_>) -> io::Result<bpf_prog_info> {
     attr.info.info = std::ptr::from_mut(&mut info) as u64;
     bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
     Ok(info)
-}
-
-/// The kernel's id of a map.
-pub(crate) fn map_id(map: BorrowedFd<'_>) -> io::Result<u32> {
-    // SAFETY: plain integers, for which zeros are a value.
-    let mut info: bpf_map_info = unsafe { mem::zeroed() };
-    let mut attr = attr();
-    attr.info.bpf_fd = map.as_raw_fd() as u32;
-    attr.info.info_len = size_of::<bpf_map_info>() as u32;
-    attr.info.info = std::ptr::from_mut(&mut info) as u64;
-    bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr)?;
-    Ok(info.id)
 }
 
 /// Reads a map's value; false if there is no such key.
