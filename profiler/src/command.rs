@@ -323,7 +323,8 @@ pub struct Running {
 
 impl Running {
     /// Its process.
-    pub fn pid(&self) -> u32 {
+    #[cfg(test)]
+    fn pid(&self) -> u32 {
         self.pid.as_raw() as u32
     }
 

@@ -1,12 +1,14 @@
 //! From the engine's records and keys to the report's values.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use uprof_ebpf::{HistData, KeyValue, Record};
 use uprof_recipes as recipes;
 use uprof_recipes::Type;
 
-use crate::plan::{Field, FieldSource, KeyField, Variant};
+use crate::plan::{Field, FieldSource, KeyField, Variant, shown_name};
 use crate::report::escape;
 use crate::report::model::{Bucket, Event, Histogram, Value};
 
@@ -17,6 +19,8 @@ pub struct Decoder {
     call: bool,
     fields: Vec<Field>,
     names: Vec<Option<Vec<(u64, String)>>>,
+    /// Functions' names as they are shown, by site: demangled once.
+    shown: RefCell<HashMap<u32, String>>,
 }
 
 impl Decoder {
@@ -39,7 +43,17 @@ impl Decoder {
             call: recipe.probes[variant.probe].kind == recipes::ProbeKind::Call,
             fields: variant.fields.clone(),
             names,
+            shown: RefCell::default(),
         }
+    }
+
+    fn function(&self, site: u32, functions: &[String]) -> String {
+        let name = functions.get(site as usize).map_or("?", String::as_str);
+        let mut shown = self.shown.borrow_mut();
+        shown
+            .entry(site)
+            .or_insert_with(|| shown_name(name))
+            .clone()
     }
 
     /// One record as an event. UNIX_OFFSET is what turns the kernel's monotonic time into UNIX time, in ns.
@@ -48,12 +62,7 @@ impl Decoder {
         let fields = self.fields.iter().zip(&self.names).map(|(field, names)| {
             let value = match &field.from {
                 FieldSource::Comm => Value::Name(comm()),
-                FieldSource::Function => Value::Name(
-                    functions
-                        .get(record.site as usize)
-                        .cloned()
-                        .unwrap_or_else(|| "?".into()),
-                ),
+                FieldSource::Function => Value::Name(self.function(record.site, functions)),
                 FieldSource::Capture(index) => capture(record, *index, &field.ty, names.as_deref()),
             };
             (field.name.clone(), value)

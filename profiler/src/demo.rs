@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 /// The hidden subcommand: `uprof __king SECONDS`.
 pub const SUBCOMMAND: &str = "__king";
-/// The name of King's process and threads.
-pub const COMM: &str = "King";
 /// `king_compute(n) -> checksum`: microseconds to a few milliseconds, growing with `n`.
 pub const COMPUTE: &str = "king_compute";
 /// `king_request(port, size) -> bytes received`, the client's side of one connection.
@@ -232,7 +230,7 @@ mod tests {
         std::thread::spawn(|| {
             king(0.3).unwrap();
             let comm = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
-            assert_eq!(comm.trim(), COMM);
+            assert_eq!(comm.trim(), "King");
         })
         .join()
         .unwrap();

@@ -111,7 +111,7 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
             }
             in_each(
                 selection,
-                |p| Ok(binding(p, symbol)?),
+                |p| binding(p, symbol),
                 &format!("nothing that defines {symbol}"),
             )?
         }

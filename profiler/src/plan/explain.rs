@@ -7,7 +7,7 @@ use uprof_ebpf::ProbeKind;
 use uprof_recipes::{self as recipes, Action};
 use uprof_symbols::site::Cost;
 
-use super::{Attachment, Plan, Variant};
+use super::{Attachment, Plan, Variant, shown_name};
 use crate::cli::MechanismChoice;
 
 /// How many sites of one probe are listed.
@@ -116,7 +116,7 @@ impl Plan {
                 text,
                 "  site     {}:{}{moved}  offset {:#x}  `{}`  {}",
                 s.display.display(),
-                v.functions[s.function as usize],
+                shown_name(&v.functions[s.function as usize]),
                 s.site.offset,
                 s.site.instruction(),
                 cost(s.site.cost)

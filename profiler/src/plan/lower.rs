@@ -2,7 +2,8 @@
 //!
 //! In a call, whatever does not depend on the return is evaluated at entry and saved in the call's frame, since
 //! arguments and what they point to may be gone when the function returns. Only what `after(...)` wraps reads
-//! memory at the return.
+//! memory at the return. Captures that an expression names are put in their place before
+//! ([`Expr::with_captures`]).
 
 use uprof_ebpf::expr::{self as b, Expr as B};
 use uprof_ebpf::{Capture, KeyPart};
@@ -18,8 +19,6 @@ pub struct Lowering {
     pub call: bool,
     /// What entry saves, by index.
     pub saved: Vec<Capture>,
-    /// The recipe's captures, which expressions may name.
-    pub captures: Vec<(String, Expr)>,
     /// Up to how many bytes of a text or buffer are captured.
     pub text_limit: u32,
 }
@@ -34,17 +33,13 @@ impl Lowering {
             Kind::Arg(n) => B::Arg(*n),
             Kind::Retval => B::Retval,
             Kind::Latency => B::Latency,
-            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name) {
-                Some((_, capture)) => self.entry(capture),
-                None => B::Const(0),
-            },
             Kind::Load(addr) => B::Load {
                 addr: Box::new(self.entry(addr)),
                 ty: int_type(&e.ty),
             },
             Kind::Unary { op, e } => B::Unary(unary(*op), Box::new(self.entry(e))),
             Kind::Binary { op, a, b, .. } if is_text(a) || is_text(b) => {
-                text_comparison(*op, a, b, &self.captures, &mut |e| self.entry(e))
+                text_comparison(*op, a, b, &mut |e| self.entry(e))
             }
             Kind::Binary { op, signed, a, b } => {
                 let (a, b) = two(a, b);
@@ -61,14 +56,17 @@ impl Lowering {
             }
             Kind::Cast(inner) => cast(&e.ty, self.entry(inner)),
             Kind::After(inner) => self.entry(inner),
-            // Texts are captures, keys, or sides of a comparison: the checker lets them stand nowhere else.
-            Kind::Str(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } => B::Const(0),
+            // Captures are put in their place beforehand; texts are captured, keys, or sides of a comparison: the
+            // checker lets them stand nowhere else.
+            Kind::Capture(_) | Kind::Str(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } => {
+                B::Const(0)
+            }
         }
     }
 
     /// An expression of a call's return part; `after`: inside `after(...)`, where memory is read at the return.
     fn at_return(&mut self, e: &Expr, after: bool) -> B {
-        if !after && !needs_return(e, &self.captures) && depends_on_entry(e, &self.captures) {
+        if !after && !e.needs_return() && depends_on_entry(e) {
             let value = self.entry(e);
             return self.save(Capture::Int(value));
         }
@@ -77,18 +75,13 @@ impl Lowering {
                 let value = self.entry(e);
                 self.save(Capture::Int(value))
             }
-            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name).cloned() {
-                Some((_, capture)) => self.at_return(&capture, after),
-                None => B::Const(0),
-            },
             Kind::Load(addr) => B::Load {
                 addr: Box::new(self.at_return(addr, after)),
                 ty: int_type(&e.ty),
             },
             Kind::Unary { op, e } => B::Unary(unary(*op), Box::new(self.at_return(e, after))),
             Kind::Binary { op, a, b, .. } if is_text(a) || is_text(b) => {
-                let captures = self.captures.clone();
-                text_comparison(*op, a, b, &captures, &mut |e| self.at_return(e, after))
+                text_comparison(*op, a, b, &mut |e| self.at_return(e, after))
             }
             Kind::Binary { op, signed, a, b } => B::Binary {
                 op: binary(*op),
@@ -118,7 +111,7 @@ impl Lowering {
 
     /// A capture of an event.
     pub fn capture(&mut self, e: &Expr) -> Capture {
-        let late = needs_return(e, &self.captures);
+        let late = e.needs_return();
         let limit = self.text_limit;
         if self.call && !late && !e.ty.is_scalar() && e.kind != Kind::Builtin(Builtin::Comm) {
             let text = self.text(e, limit, &mut |l, e| l.entry(e));
@@ -155,37 +148,27 @@ impl Lowering {
                 }
             }
             Kind::After(inner) => self.text(inner, limit, &mut |l, e| l.at_return(e, true)),
-            Kind::Capture(name) => match self.captures.iter().find(|(n, _)| n == name).cloned() {
-                Some((_, capture)) => self.text(&capture, limit, lower),
-                None => Capture::Int(B::Const(0)),
-            },
             // `comm` as a capture: every record carries it; the decoder takes it from there.
             _ => Capture::Int(B::Const(0)),
         }
     }
 
-    /// A part of a key.
-    pub fn key(&mut self, e: &Expr) -> KeyPart {
-        if e.kind == Kind::Builtin(Builtin::Comm) {
-            return KeyPart::Comm;
-        }
-        match self.inner_text(e) {
-            Some(addr) => KeyPart::Str {
-                addr: self.scalar(&addr),
-                limit: KEY_TEXT,
-            },
-            None => KeyPart::Int(self.scalar(e)),
-        }
-    }
-
-    fn inner_text(&self, e: &Expr) -> Option<Expr> {
+    /// A part of a key; `None` for text whose length is given: keys know only texts that end at a NUL.
+    pub fn key(&mut self, e: &Expr) -> Option<KeyPart> {
         match &e.kind {
-            Kind::ReadStr { addr, .. } | Kind::ReadBuf { addr, .. } => Some((**addr).clone()),
-            Kind::After(inner) if !inner.ty.is_scalar() => self.inner_text(inner),
-            Kind::Capture(name) => {
-                let (_, capture) = self.captures.iter().find(|(n, _)| n == name)?;
-                self.inner_text(capture)
-            }
+            Kind::Builtin(Builtin::Comm) => Some(KeyPart::Comm),
+            Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
+                addr: self.scalar(addr),
+                limit: KEY_TEXT,
+            }),
+            Kind::After(inner) if !inner.ty.is_scalar() => match &inner.kind {
+                Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
+                    addr: self.at_return(addr, true),
+                    limit: KEY_TEXT,
+                }),
+                _ => None,
+            },
+            _ if e.ty.is_scalar() => Some(KeyPart::Int(self.scalar(e))),
             _ => None,
         }
     }
@@ -194,7 +177,7 @@ impl Lowering {
     pub fn split_filter(&mut self, filter: &Expr) -> (Option<B>, Option<B>) {
         let (mut early, mut late) = (None, None);
         for conjunct in conjuncts(filter) {
-            if needs_return(conjunct, &self.captures) {
+            if conjunct.needs_return() {
                 let lowered = self.at_return(conjunct, false);
                 late = Some(and(late, lowered));
             } else {
@@ -218,19 +201,13 @@ impl Lowering {
 }
 
 /// `str(p) == "x"`, `comm != "King"`: one side is a literal.
-fn text_comparison(
-    op: BinOp,
-    a: &Expr,
-    b: &Expr,
-    captures: &[(String, Expr)],
-    lower: &mut dyn FnMut(&Expr) -> B,
-) -> B {
+fn text_comparison(op: BinOp, a: &Expr, b: &Expr, lower: &mut dyn FnMut(&Expr) -> B) -> B {
     let (text, literal) = match (&a.kind, &b.kind) {
         (Kind::Str(literal), _) => (b, literal),
         (_, Kind::Str(literal)) => (a, literal),
         _ => return B::Const(0),
     };
-    let what = match &text.with_captures(captures).kind {
+    let what = match &text.kind {
         Kind::ReadStr { addr, .. } | Kind::ReadBuf { addr, .. } => b::BytesSource::Str {
             addr: Box::new(lower(addr)),
         },
@@ -275,12 +252,7 @@ fn conjuncts(e: &Expr) -> Vec<&Expr> {
     }
 }
 
-/// Whether it depends on the return, also by way of a capture that it names.
-fn needs_return(e: &Expr, captures: &[(String, Expr)]) -> bool {
-    e.with_captures(captures).needs_return()
-}
-
-fn depends_on_entry(e: &Expr, captures: &[(String, Expr)]) -> bool {
+fn depends_on_entry(e: &Expr) -> bool {
     let entry = |e: &Expr| {
         matches!(
             e.kind,
@@ -290,13 +262,13 @@ fn depends_on_entry(e: &Expr, captures: &[(String, Expr)]) -> bool {
                 | Kind::Builtin(Builtin::Nsecs | Builtin::Cpu)
         )
     };
-    e.with_captures(captures).any(&entry)
+    e.any(&entry)
 }
 
 /// The registers that an expression takes at entry: bit n for argument n.
-pub fn args_of(e: &Expr, captures: &[(String, Expr)]) -> Vec<u8> {
+pub fn args_of(e: &Expr) -> Vec<u8> {
     let mut args = Vec::new();
-    collect_args(&e.with_captures(captures), &mut args);
+    collect_args(e, &mut args);
     args
 }
 

@@ -85,10 +85,16 @@ pub struct Variant {
     pub key: Vec<KeyField>,
     /// Arguments that must be intact where the probe sits.
     pub args: Vec<u8>,
-    /// Names of the probed functions; a record's site is an index into them.
+    /// Names of the probed functions as they stand in the file; a record's site is an index into them.
+    /// People are shown them by [`shown_name`].
     pub functions: Vec<String>,
     /// The sites.
     pub sites: Vec<PlannedSite>,
+}
+
+/// A function's name for people: demangled. Done when it is shown, since a glob may name many thousands.
+pub fn shown_name(name: &str) -> String {
+    uprof_symbols::demangle(name).unwrap_or_else(|| name.to_owned())
 }
 
 /// A site that was chosen.
@@ -171,10 +177,10 @@ fn variant(
     let call = probe.kind == recipes::ProbeKind::Call;
     let mut low = Lowering {
         call,
-        captures: at.capture.clone(),
         text_limit: probe.text_limit,
         ..Lowering::default()
     };
+    let inlined = |e: &Expr| e.with_captures(&at.capture);
     let mut fields = Vec::new();
     let mut key = Vec::new();
     let action = match &probe.action {
@@ -183,22 +189,25 @@ fn variant(
             Action::Event { captures }
         }
         recipes::Action::Count { by } => Action::Count {
-            key: keys(&mut low, by, limits, &mut key),
+            key: keys(&mut low, at, by, limits, &mut key)?,
         },
         recipes::Action::Histogram { value, by, .. } => {
-            let value = low.scalar(value);
-            Action::Histogram {
-                value,
-                key: keys(&mut low, by, limits, &mut key),
-            }
+            let value = low.scalar(&inlined(value));
+            let key = keys(&mut low, at, by, limits, &mut key)?;
+            Action::Histogram { value, key }
         }
     };
-    let wheres: Vec<&Expr> = [&at.where_, &probe.where_].into_iter().flatten().collect();
-    let (early, late, keep) = filters(&mut low, &wheres, probe.keep.as_ref(), limits);
+    let wheres: Vec<Expr> = [&at.where_, &probe.where_]
+        .into_iter()
+        .flatten()
+        .map(inlined)
+        .collect();
+    let keep = probe.keep.as_ref().map(inlined);
+    let (early, late, keep) = filters(&mut low, &wheres, keep.as_ref(), limits);
     let exprs = expressions(probe, at);
     let mut args: Vec<u8> = exprs
         .iter()
-        .flat_map(|e| lower::args_of(e, &at.capture))
+        .flat_map(|e| lower::args_of(&inlined(e)))
         .collect();
     args.sort_unstable();
     args.dedup();
@@ -230,14 +239,12 @@ fn variant(
 }
 
 fn expressions<'a>(probe: &'a recipes::Probe, at: &'a recipes::At) -> Vec<&'a Expr> {
-    let mut all: Vec<&Expr> = at.capture.iter().map(|(_, e)| e).collect();
-    all.extend(
-        [&at.where_, &probe.where_, &probe.keep]
-            .into_iter()
-            .flatten(),
-    );
+    let mut all: Vec<&Expr> = [&at.where_, &probe.where_, &probe.keep]
+        .into_iter()
+        .flatten()
+        .collect();
     match &probe.action {
-        recipes::Action::Event => {}
+        recipes::Action::Event => all.extend(at.capture.iter().map(|(_, e)| e)),
         recipes::Action::Count { by } => all.extend(by.iter().map(|(_, e)| e)),
         recipes::Action::Histogram { value, by, .. } => {
             all.push(value);
@@ -271,10 +278,11 @@ fn captures(
 
 fn keys(
     low: &mut Lowering,
+    at: &recipes::At,
     by: &[(String, Expr)],
     limits: &Limits,
     key: &mut Vec<KeyField>,
-) -> Vec<KeyPart> {
+) -> Result<Vec<KeyPart>> {
     let mut parts = Vec::new();
     for (name, e) in by {
         let constant = limits
@@ -282,7 +290,10 @@ fn keys(
             .filter(|_| e.kind == Kind::Builtin(Builtin::Pid))
             .map(u64::from);
         if constant.is_none() {
-            parts.push(low.key(e));
+            let Some(part) = low.key(&e.with_captures(&at.capture)) else {
+                bail!("--by {e}: a text in a key ends at its NUL: write str(p), without a length");
+            };
+            parts.push(part);
         }
         key.push(KeyField {
             name: name.clone(),
@@ -290,13 +301,13 @@ fn keys(
             constant,
         });
     }
-    parts
+    Ok(parts)
 }
 
 /// The filters at entry and at return, and what is kept for joins of the filtered.
 fn filters(
     low: &mut Lowering,
-    wheres: &[&Expr],
+    wheres: &[Expr],
     keep: Option<&Expr>,
     limits: &Limits,
 ) -> (Option<B>, Option<B>, Option<B>) {

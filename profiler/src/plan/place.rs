@@ -137,7 +137,7 @@ impl Plan {
         let mut sites = Vec::new();
         let fresh = variant.functions.is_empty();
         for (function, site) in found.placed {
-            let name = function.display_name();
+            let name = function.names.into_iter().next().unwrap_or_default();
             // Within one file names may repeat (static functions): each is its own then.
             let known = if fresh {
                 None

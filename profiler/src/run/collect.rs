@@ -9,7 +9,7 @@ use uprof_recipes::{self as recipes, Action};
 
 use crate::decode::{self, Decoder};
 use crate::join;
-use crate::plan::{FieldSource, Plan, Variant};
+use crate::plan::{FieldSource, Plan, Variant, shown_name};
 use crate::report::Output;
 use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
 
@@ -105,33 +105,24 @@ impl Collector {
             match &probe.action {
                 Action::Event => {}
                 Action::Count { by } if by.is_empty() => {
-                    site_counts(&mut summary, engine, index, variant, probe)
+                    add_counts(
+                        &mut summary,
+                        &probe.name,
+                        site_counts(engine, index, variant),
+                    );
                 }
                 // All of the key was known beforehand: the kernel counted without one.
                 Action::Count { .. } if variant.key.iter().all(|k| k.constant.is_some()) => {
                     let count = engine.site_hits(index).iter().sum();
                     let key = decode::key(Vec::new(), &variant.key, &plan.recipe);
-                    add_count(
-                        &mut summary,
-                        Count {
-                            probe: probe.name.clone(),
-                            key,
-                            count,
-                        },
-                    );
+                    add_counts(&mut summary, &probe.name, vec![(key, count)]);
                 }
                 Action::Count { .. } => {
-                    for (key, count) in engine.counts(index).map_err(io::Error::other)? {
-                        let key = decode::key(key.values(), &variant.key, &plan.recipe);
-                        add_count(
-                            &mut summary,
-                            Count {
-                                probe: probe.name.clone(),
-                                key,
-                                count,
-                            },
-                        );
-                    }
+                    let counts = engine.counts(index).map_err(io::Error::other)?;
+                    let named = counts
+                        .into_iter()
+                        .map(|(key, n)| (decode::key(key.values(), &variant.key, &plan.recipe), n));
+                    add_counts(&mut summary, &probe.name, named.collect());
                 }
                 Action::Histogram { unit, .. } => {
                     for (key, data) in engine.histograms(index).map_err(io::Error::other)? {
@@ -228,42 +219,49 @@ pub fn distinct_sites(variant: &Variant) -> u64 {
 }
 
 fn site_counts(
-    summary: &mut Summary,
     engine: &Engine,
     index: usize,
     variant: &Variant,
-    probe: &recipes::Probe,
-) {
-    let many = variant.functions.len() > 1;
-    for (name, count) in variant.functions.iter().zip(engine.site_hits(index)) {
-        if count == 0 && many {
-            continue;
-        }
-        let key = if many {
-            vec![("function".to_owned(), Value::Name(name.clone()))]
-        } else {
-            Vec::new()
-        };
-        add_count(
-            summary,
-            Count {
-                probe: probe.name.clone(),
-                key,
-                count,
-            },
-        );
+) -> Vec<(Vec<(String, Value)>, u64)> {
+    let hits = engine.site_hits(index);
+    if variant.functions.len() <= 1 {
+        return vec![(Vec::new(), hits.iter().sum())];
     }
+    let named = variant
+        .functions
+        .iter()
+        .zip(hits)
+        .filter(|(_, count)| *count > 0);
+    named
+        .map(|(name, count)| {
+            (
+                vec![("function".to_owned(), Value::Name(shown_name(name)))],
+                count,
+            )
+        })
+        .collect()
 }
 
-/// Places of one probe add up.
-fn add_count(summary: &mut Summary, count: Count) {
-    match summary
-        .counts
-        .iter_mut()
-        .find(|c| c.probe == count.probe && c.key == count.key)
-    {
-        Some(known) => known.count += count.count,
-        None => summary.counts.push(count),
+/// Adds the counts of one place; places of one probe add up.
+fn add_counts(summary: &mut Summary, probe: &str, counts: Vec<(Vec<(String, Value)>, u64)>) {
+    let known = summary.counts.iter().any(|c| c.probe == probe);
+    for (key, count) in counts {
+        // Keys of one place differ, so that only a further place can meet one that is there.
+        let there = match known {
+            true => summary
+                .counts
+                .iter_mut()
+                .find(|c| c.probe == probe && c.key == key),
+            false => None,
+        };
+        match there {
+            Some(there) => there.count += count,
+            None => summary.counts.push(Count {
+                probe: probe.to_owned(),
+                key,
+                count,
+            }),
+        }
     }
 }
 
