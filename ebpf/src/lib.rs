@@ -26,6 +26,7 @@ pub mod hist;
 mod arch;
 mod asm;
 mod btf;
+mod empty;
 mod engine;
 mod error;
 pub mod features;
@@ -41,6 +42,7 @@ mod spec;
 mod stats;
 mod sys;
 
+pub use empty::EmptyProbe;
 pub use engine::{AttachSite, Engine, dump_object, monotonic_ns, unix_offset_ns};
 pub use error::Error;
 pub use expr::Expr;

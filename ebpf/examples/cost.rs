@@ -1,0 +1,224 @@
+//! What a probe costs per hit, against an empty one, in one run; and what starting up costs.
+//!
+//!     cargo run --release -p uprof-ebpf --example cost     (as root)
+//!
+//! Rounds are interleaved and the median of each is taken, since machines drift.
+
+use std::arch::global_asm;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use uprof_ebpf::{
+    Action, AttachSite, Capture, EmptyProbe, Engine, EngineOptions, Expr, KeyPart, Mechanism,
+    ProbeKind, ProbeSpec, expr::Builtin,
+};
+
+// Two targets: one that begins with what kernels rewrite into a call (a 5-byte nop), one with what
+// they emulate (push).
+global_asm!(
+    ".globl cost_nop5; cost_nop5: .byte 0x0f,0x1f,0x44,0x00,0x00; lea rax,[rdi+1]; ret",
+    ".balign 16",
+    ".globl cost_push; cost_push: push rbp; lea rax,[rdi+1]; pop rbp; ret",
+);
+
+unsafe extern "C" {
+    safe fn cost_nop5(size: u64) -> u64;
+    safe fn cost_push(size: u64) -> u64;
+}
+
+type Function = extern "C" fn(u64) -> u64;
+
+const ROUNDS: usize = 15;
+const CALLS: u64 = 20_000;
+
+fn offset_of(address: usize) -> (PathBuf, u64) {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc/self/maps");
+    for line in maps.lines() {
+        let f: Vec<&str> = line.split_whitespace().collect();
+        let hex = |s: &str| usize::from_str_radix(s, 16).expect("hex");
+        let (from, to) = f[0].split_once('-').expect("a range");
+        if (hex(from)..hex(to)).contains(&address) {
+            return (f[5].into(), (address - hex(from) + hex(f[2])) as u64);
+        }
+    }
+    panic!("not mapped");
+}
+
+fn spec(call: bool, saved: Vec<Capture>, action: Action) -> ProbeSpec {
+    let kind = if call {
+        ProbeKind::Call {
+            saved,
+            filter: None,
+        }
+    } else {
+        ProbeKind::Entry
+    };
+    ProbeSpec {
+        name: "cost".into(),
+        sites: 1,
+        kind,
+        filter: None,
+        keep: None,
+        action,
+    }
+}
+
+fn time(function: Function) -> f64 {
+    let begun = Instant::now();
+    for i in 0..CALLS {
+        std::hint::black_box(function(std::hint::black_box(i)));
+    }
+    begun.elapsed().as_nanos() as f64 / CALLS as f64
+}
+
+fn probed(path: &Path, offset: u64, spec: ProbeSpec, options: &EngineOptions) -> Engine {
+    let mut engine = Engine::load(vec![spec], options).expect("load");
+    let site = AttachSite {
+        path: path.into(),
+        offset,
+        site: 0,
+    };
+    engine
+        .attach(0, &[site], Some(std::process::id()))
+        .expect("attach");
+    engine
+}
+
+fn cost(what: &str, function: Function, address: usize) {
+    let (path, offset) = offset_of(address);
+    let pid = std::process::id();
+    let hist = |value, key| Action::Histogram { value, key };
+    let by_pid = || vec![KeyPart::Int(Expr::Builtin(Builtin::Pid))];
+    let string = Capture::Str {
+        addr: Expr::Const(path.as_os_str().as_encoded_bytes().as_ptr() as u64),
+        len: None,
+        limit: 1024,
+    };
+    let cases: Vec<(&str, bool, Option<ProbeSpec>)> = vec![
+        ("entry: empty", false, None),
+        (
+            "entry: count",
+            false,
+            Some(spec(false, vec![], Action::Count { key: vec![] })),
+        ),
+        (
+            "entry: histogram of arg0",
+            false,
+            Some(spec(false, vec![], hist(Expr::Arg(0), vec![]))),
+        ),
+        (
+            "entry: histogram by pid",
+            false,
+            Some(spec(false, vec![], hist(Expr::Arg(0), by_pid()))),
+        ),
+        (
+            "entry: event",
+            false,
+            Some(spec(
+                false,
+                vec![],
+                Action::Event {
+                    captures: vec![Capture::Int(Expr::Arg(0))],
+                },
+            )),
+        ),
+        (
+            "entry: event, string",
+            false,
+            Some(spec(
+                false,
+                vec![],
+                Action::Event {
+                    captures: vec![string.clone()],
+                },
+            )),
+        ),
+        ("call: empty", true, None),
+        (
+            "call: latency histogram",
+            true,
+            Some(spec(true, vec![], hist(Expr::Latency, vec![]))),
+        ),
+        (
+            "call: latency by pid",
+            true,
+            Some(spec(true, vec![], hist(Expr::Latency, by_pid()))),
+        ),
+        (
+            "call: event, saved string",
+            true,
+            Some(spec(
+                true,
+                vec![string],
+                Action::Event {
+                    captures: vec![Capture::Saved(0)],
+                },
+            )),
+        ),
+    ];
+    let mut times = vec![Vec::new(); cases.len()];
+    for _ in 0..ROUNDS {
+        for (i, (_, call, spec)) in cases.iter().enumerate() {
+            let options = EngineOptions {
+                ring_bytes: 64 << 20,
+                ..EngineOptions::default()
+            };
+            let took = match spec {
+                None => {
+                    let mechanism = if *call {
+                        Mechanism::Session
+                    } else {
+                        Mechanism::Multi
+                    };
+                    let _empty = EmptyProbe::attach(mechanism, &path, offset, pid).expect("attach");
+                    time(function)
+                }
+                Some(spec) => {
+                    let engine = probed(&path, offset, spec.clone(), &options);
+                    let took = time(function);
+                    assert_eq!(engine.counters(0).hits, CALLS);
+                    took
+                }
+            };
+            times[i].push(took);
+        }
+    }
+    println!("{what}: ns per call, median of {ROUNDS} rounds");
+    let mut floor = [0.0; 2];
+    for ((name, call, spec), mut list) in cases.into_iter().zip(times) {
+        list.sort_by(f64::total_cmp);
+        let median = list[list.len() / 2];
+        if spec.is_none() {
+            floor[usize::from(call)] = median;
+        }
+        println!(
+            "  {name:28} {median:8.0}  {:5.2}",
+            median / floor[usize::from(call)]
+        );
+    }
+}
+
+fn start_up() {
+    let mut load = Vec::new();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        let action = Action::Histogram {
+            value: Expr::Latency,
+            key: vec![],
+        };
+        let engine = Engine::load(vec![spec(true, vec![], action)], &EngineOptions::default());
+        load.push(begun.elapsed().as_micros());
+        drop(engine.expect("load"));
+    }
+    load.sort_unstable();
+    println!(
+        "Engine::load of a latency histogram: median {} us",
+        load[load.len() / 2]
+    );
+}
+
+fn main() {
+    start_up();
+    cost("5-byte nop", cost_nop5, cost_nop5 as *const () as usize);
+    cost("push", cost_push, cost_push as *const () as usize);
+}
