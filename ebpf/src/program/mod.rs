@@ -8,6 +8,10 @@
 mod aggregate;
 mod frame;
 mod record;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vm;
 
 use crate::asm::{Alu, Cmp, Code, Kfunc, Label, MapRef, Reg, Size};
 use crate::error::Error;
