@@ -59,7 +59,7 @@ pub struct Common {
     /// Only this process (may be given several times)
     #[arg(long, value_name = "PID", help_heading = "Filters")]
     pub pid: Vec<u32>,
-    /// Only processes of this name (of the main thread), also those that start later
+    /// Only processes of this name (of the main thread), also those that start later; with --all, threads of this name
     #[arg(long, value_name = "NAME", help_heading = "Filters")]
     pub comm: Option<String>,
     /// Only processes of this user (name or number)

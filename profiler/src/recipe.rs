@@ -40,7 +40,10 @@ pub fn rendered(errors: &[recipes::Error]) -> anyhow::Error {
     let colour = std::io::stderr().is_terminal();
     let mut text = String::new();
     for e in errors {
-        text += &format!("{e}\n{}\n", e.render(colour).trim_end());
+        // The snippet's own first line says the message again.
+        let snippet = e.render(colour);
+        let snippet = snippet.split_once('\n').map_or("", |(_, rest)| rest);
+        text += &format!("{e}\n{}\n", snippet.trim_end());
     }
     anyhow!(text.trim_end().to_owned())
 }
@@ -75,23 +78,22 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
     if !(1..=u64::from(recipes::model::MAX_TEXT_LIMIT)).contains(&args.str_limit) {
         bail!("--str-limit {} is not between 1 and 64KiB", args.str_limit);
     }
-    let late = |text: &str| -> Result<bool> {
-        Ok(flag_expr("EXPR", text, &everything(args)?)?.needs_return())
-    };
+    let all = everything(args)?;
+    let late = |(flag, text): &(&str, &str)| Ok(flag_expr(flag, text, &all)?.needs_return());
     let named = args
         .capture
         .iter()
         .map(|c| split_named("--capture", c))
         .collect::<Result<Vec<_>>>()?;
-    let mut texts: Vec<&str> = named.iter().map(|(_, e)| *e).collect();
-    texts.extend(args.where_.as_deref());
-    texts.extend(args.by.iter().map(|b| split_by(b).1));
+    let mut texts: Vec<(&str, &str)> = named.iter().map(|(_, e)| ("--capture", *e)).collect();
+    texts.extend(args.where_.as_deref().map(|e| ("--where", e)));
+    texts.extend(args.by.iter().map(|b| ("--by", split_by(b).1)));
     // A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
     let call = mode == Mode::Latency
         || texts
             .iter()
-            .map(|t| late(t))
-            .collect::<Result<Vec<_>>>()?
+            .map(late)
+            .collect::<Result<Vec<bool>>>()?
             .contains(&true);
     let kind = if call {
         ProbeKind::Call

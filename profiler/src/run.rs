@@ -131,7 +131,7 @@ impl Run {
         let limits = limits(&job.common, &selection)?;
         let mut plan = Plan::new(job.recipe, job.targets, limits)?;
         let attachments = plan.place(&selection)?;
-        if selection.comm.is_some() {
+        if selection.comm.is_some() && !selection.all {
             plan.reserve()
         } else {
             plan.prune()
@@ -215,7 +215,7 @@ impl Run {
                 Err(e) => return Err(e).context(format!("cannot watch process {pid}")),
             }
         }
-        if self.selection.comm.is_some() {
+        if self.selection.comm.is_some() && !self.selection.all {
             let starts = Starts::listen().context(
                 "cannot hear of new processes (the kernel's process event connector; needs CAP_NET_ADMIN)\n\
                  Name running ones with --pid instead",
@@ -439,7 +439,8 @@ impl Run {
                     let late = now_ns().saturating_sub(start.time_ns);
                     let name = self.selection.comm.as_deref().unwrap_or("?");
                     let note = format!(
-                        "{name} (process {}) was armed {} after it started: calls before that are not in this report",
+                        "{name} (process {}) was armed {} after it started or took this name: calls before that are \
+                         not in this report (start it with `-- COMMAND` to have them all, or use --all)",
                         start.pid,
                         report::units::duration(late as f64)
                     );
@@ -469,7 +470,9 @@ fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
     for &pid in &common.pid {
         Process::open(pid)?;
     }
-    if let Some(name) = &common.comm {
+    if let Some(name) = &common.comm
+        && !common.all
+    {
         let own = std::process::id();
         let running = process::by_comm(name);
         selection
@@ -505,6 +508,7 @@ fn limits(common: &Common, selection: &Selection) -> Result<Limits> {
     Ok(Limits {
         uid,
         cgroup,
+        comm: common.comm.clone().filter(|_| common.all),
         insist: common.return_ == ReturnChoice::Uretprobe,
         only_pid,
     })

@@ -19,9 +19,10 @@ pub struct Selection {
 }
 
 impl Selection {
-    /// Whether the user named processes at all (even if none of them runs yet).
+    /// Whether the user named processes at all (even if none of them runs yet). With `--all` a name is only a
+    /// filter in the program, as every process is hit.
     pub fn named(&self) -> bool {
-        !self.pids.is_empty() || self.comm.is_some()
+        !self.pids.is_empty() || self.comm.is_some() && !self.all
     }
 }
 
@@ -103,6 +104,10 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
             &format!("no library named {}", names.join(" or ")),
         )?,
         TargetSpec::Binds(symbol) => {
+            if selection.all && selection.pids.is_empty() {
+                // What most processes bind it to.
+                return by_word("libc", selection);
+            }
             if !selection.named() {
                 bail!(
                     "which process? Name it: --pid PID, --comm NAME, or `-- COMMAND` to start one\n\

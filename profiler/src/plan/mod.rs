@@ -31,6 +31,8 @@ pub struct Limits {
     pub uid: Option<u32>,
     /// `--cgroup`: the inode number of its folder.
     pub cgroup: Option<u64>,
+    /// `--comm` beside `--all`: every process is hit, and the program tells by the thread's name.
+    pub comm: Option<String>,
     /// `--return uretprobe`: return probes even in targets that they may kill.
     pub insist: bool,
     /// The one process that can be hit, if there is just one: then `pid` is known beforehand.
@@ -322,6 +324,14 @@ fn filters(
         .map(|uid| equals(b::Builtin::Uid, u64::from(uid)));
     if let Some(cgroup) = limits.cgroup {
         early = Some(lower::and(early, equals(b::Builtin::Cgroup, cgroup)));
+    }
+    if let Some(comm) = &limits.comm {
+        let kept = comm.len().min(uprof_symbols::process::COMM_LEN);
+        let named = B::BytesEq {
+            what: b::BytesSource::Comm,
+            literal: comm.as_bytes()[..kept].to_vec(),
+        };
+        early = Some(lower::and(early, named));
     }
     let mut late = None;
     for e in wheres {
