@@ -109,7 +109,11 @@ impl Maps {
                 Action::Event { .. } => 0,
             };
             let value = table_value(&probe.action);
-            let entries = options.max_keys.clamp(1, MAX_TABLE_BYTES / (value + key));
+            let wanted = match &probe.action {
+                Action::Histogram { .. } => options.max_keys.min(options.max_histograms),
+                _ => options.max_keys,
+            };
+            let entries = wanted.clamp(1, MAX_TABLE_BYTES / (value + key));
             tables.push(match key {
                 0 => None,
                 _ => Some(create_map(

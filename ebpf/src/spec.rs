@@ -140,6 +140,8 @@ pub struct EngineOptions {
     /// Keys of each keyed aggregation; further ones are counted as dropped. Preallocated:
     /// a keyed histogram takes 7.9 KiB per key, so its keys are bounded to 64 MiB together.
     pub max_keys: u32,
+    /// Fewer for a histogram: creating a table of 1024 keys takes some 20 ms and 8 MB.
+    pub max_histograms: u32,
     /// Calls open at once of each probe, where the kernel does not pair them; bounded to 16 MiB.
     pub max_frames: u32,
     /// Forces the mechanism, for tests; an entry probe takes `Session` as `Multi`.
@@ -155,7 +157,8 @@ impl Default for EngineOptions {
     fn default() -> Self {
         EngineOptions {
             ring_bytes: 16 << 20,
-            max_keys: 1024,
+            max_keys: 8192,
+            max_histograms: 256,
             max_frames: 16384,
             mechanism: None,
             oldest: false,

@@ -105,9 +105,9 @@ pub struct Common {
     /// Room for events on their way from the kernel (a power of two)
     #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_size, help_heading = "Limits")]
     pub buffer: u64,
-    /// How many different keys a histogram or count may have
-    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = "Limits")]
-    pub max_keys: u32,
+    /// How many different keys a histogram or count may have [default: 256 and 8192]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20), help_heading = "Limits")]
+    pub max_keys: Option<u32>,
     /// The kernel mechanism for probes
     #[arg(
         long,

@@ -94,7 +94,6 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     let command = vec![own.into(), demo::SUBCOMMAND.into(), seconds.into()];
     let common = Common {
         buffer: 1 << 20,
-        max_keys: 1024,
         ..Common::default()
     };
     run(Job {
@@ -247,7 +246,7 @@ impl Run {
             _ => "; Ctrl-C to stop".into(),
         };
         let waiting = match &self.selection.comm {
-            Some(name) if self.selection.pids.is_empty() => {
+            Some(name) if self.selection.pids.is_empty() && !self.selection.all => {
                 format!(", waiting for {name} to start")
             }
             _ => String::new(),
@@ -553,9 +552,11 @@ fn options(common: &Common) -> Result<EngineOptions> {
     let Some(ring_bytes) = ring else {
         bail!("--buffer must be between 4KiB and 1GiB")
     };
+    let standard = EngineOptions::default();
     Ok(EngineOptions {
         ring_bytes,
-        max_keys: common.max_keys,
+        max_keys: common.max_keys.unwrap_or(standard.max_keys),
+        max_histograms: common.max_keys.unwrap_or(standard.max_histograms),
         mechanism: match common.mechanism {
             MechanismChoice::Auto => None,
             MechanismChoice::Session => Some(Mechanism::Session),
@@ -563,7 +564,7 @@ fn options(common: &Common) -> Result<EngineOptions> {
             MechanismChoice::Perf => Some(Mechanism::Perf),
         },
         verifier_log: common.verbose,
-        ..EngineOptions::default()
+        ..standard
     })
 }
 
