@@ -38,7 +38,7 @@ impl Plan {
             MechanismChoice::Perf => "one perf event for each site",
         };
         let _ = writeln!(text, "\nmechanism: {how}");
-        for note in &self.notes {
+        for note in self.recipe.notes.iter().chain(&self.notes) {
             let _ = writeln!(text, "note: {note}");
         }
         let _ = writeln!(text, "nothing was attached (--explain)");

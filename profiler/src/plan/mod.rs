@@ -141,12 +141,11 @@ impl Plan {
                 recipe.name
             );
         }
-        let notes = recipe.notes.clone();
         Ok(Self {
             recipe,
             targets,
             variants,
-            notes,
+            notes: Vec::new(),
             limits,
         })
     }
