@@ -97,9 +97,9 @@ fn what_it_allocates() {
         let report = report_of(&file);
         for (probe, name) in [("malloc", "mallocs"), ("free", "frees")] {
             let (hits, known) = (report.probe(probe).hits, truth[name].as_u64().unwrap());
-            // libc allocates a little around main and for each thread.
+            // libc allocates a little around main and for each thread, and frees what the thread's cache holds.
             assert!(
-                (known..known + 100).contains(&hits),
+                (known..known + 1000).contains(&hits),
                 "{fixture:?}: {hits} {name}, not {known}"
             );
         }
@@ -170,5 +170,6 @@ fn the_end_inside_a_call_is_accounted_for() {
 fn a_command_that_does_not_exist() {
     let _turn = turn();
     let finished = Uprof::new(args!["malloc", "--", "no-such-program-anywhere"]).run();
-    finished.refused(1, &["no-such-program-anywhere"]);
+    // The status by which shells tell it.
+    finished.refused(127, &["no-such-program-anywhere"]);
 }

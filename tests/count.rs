@@ -341,7 +341,7 @@ fn stopped_in_the_middle_everything_is_accounted_for() {
     let _turn = turn();
     let program = Fixture::Calls.path();
     for flags in [args![], args!["--by", "digit=arg0 % 10"]] {
-        let mut target = Target::gated(&program, args!["--calls", 400_000, "--threads", 8]);
+        let mut target = Target::gated(&program, args!["--calls", 2_000_000, "--threads", 8]);
         let mut words = args![
             "count",
             format!("{}:work", program.display()),
@@ -369,7 +369,7 @@ fn stopped_in_the_middle_everything_is_accounted_for() {
 fn a_duration_ends_it() {
     let _turn = turn();
     let program = Fixture::Calls.path();
-    let mut target = Target::gated(&program, args!["--calls", 400_000, "--threads", 8]);
+    let mut target = Target::gated(&program, args!["--calls", 2_000_000, "--threads", 8]);
     let probe = format!("{}:work", program.display());
     let uprof = Uprof::json(args![
         "count",

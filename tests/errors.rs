@@ -179,8 +179,11 @@ fn files_that_are_no_program() {
     let _turn = turn();
     let folder = folder();
     let text = folder.path().join("notes.txt");
-    std::fs::write(&text, "#!/bin/sh\necho not a program\n").unwrap();
+    std::fs::write(&text, "Notes, not a program.\n").unwrap();
     refused_target(&text, &["text", "ELF"]);
+    let script = folder.path().join("script.sh");
+    std::fs::write(&script, "#!/bin/sh\necho not a program\n").unwrap();
+    refused_target(&script, &["script", "ELF"]);
     let empty = folder.path().join("empty");
     std::fs::write(&empty, "").unwrap();
     refused_target(&empty, &["empty"]);
@@ -246,7 +249,7 @@ fn recipes_with_mistakes() {
     refused_recipe(
         &recipe("name = 7\nfunction = \"work\"\n"),
         "mine.toml:6:8",
-        &["name", "string"],
+        &["name", "integer"],
     );
     refused_recipe(
         &recipe(&format!("{good}capture = {{ n = \"nosuch(arg0)\" }}\n")),

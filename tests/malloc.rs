@@ -369,7 +369,16 @@ fn events_of_eight_threads_are_complete() {
         &Fixture::King.path(),
         args!["--pairs", 20_000, "--threads", 8, "--reallocs", 100],
     );
-    let uprof = Uprof::json(args!["malloc", "--events", "--pid", king.pid()]).start();
+    // Eight threads on every core leave uprof little time to read: room for all that may wait meanwhile.
+    let words = args![
+        "malloc",
+        "--events",
+        "--pid",
+        king.pid(),
+        "--buffer",
+        "128MiB"
+    ];
+    let uprof = Uprof::json(words).start();
     let truth = king.truth();
     let report = uprof.stop().report();
     report.summary.assert_nothing_dropped();
@@ -392,7 +401,7 @@ fn stopped_in_the_middle_everything_is_accounted_for() {
     for flags in [args![], args!["--events"]] {
         let mut king = Target::gated(
             &Fixture::King.path(),
-            args!["--pairs", 400_000, "--threads", 4],
+            args!["--pairs", 2_000_000, "--threads", 4],
         );
         let mut words = args!["malloc", "--pid", king.pid()];
         words.extend(flags);

@@ -178,7 +178,7 @@ fn expressions_of_every_kind() {
         "--capture",
         "bits=(arg0 << 4 | 0xf) & ~1",
         "--capture",
-        "divided=arg0 / 0",
+        "divided=arg0 / (arg1 - arg1)",
         "--capture",
         "who=pid",
         "--where",

@@ -71,11 +71,16 @@ static long (*resolve_quick(void))(long)
 
 long quick_work(long n) __attribute__((ifunc("resolve_quick")));
 
+PROBED long recurse(long left);
+
+/* Called through this, or gcc would make a loop of the recursion. */
+static long (*volatile deeper)(long) = recurse;
+
 PROBED long recurse(long left)
 {
     self->calls++;
     if (left > 0)
-        return 1 + recurse(left - 1);
+        return 1 + deeper(left - 1);
     spend();
     return 1;
 }
