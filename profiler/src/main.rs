@@ -1,6 +1,6 @@
 //! The command `uprof`: the command line, targets, plans, and reports over the engine.
 //!
-//! Each command is a recipe: [`recipe`] reads one or writes one from flags, [`plan`] brings it down to sites
+//! Each command is a recipe: [`recipe`] reads one, [`flags`] writes one in memory; [`plan`] brings it down to sites
 //! and programs, [`run`] arms them and collects, [`report`] writes.
 
 mod cli;
@@ -8,6 +8,7 @@ mod command;
 mod decode;
 mod demo;
 mod doctor;
+mod flags;
 mod join;
 mod plan;
 mod recipe;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use cli::{Cli, Command, MallocArgs, ParamValues, RecipeArgs};
-use recipe::Mode;
+use flags::Mode;
 use run::Job;
 
 fn main() -> ExitCode {
@@ -57,7 +58,7 @@ fn dispatch(cli: Cli, params: ParamValues) -> Result<ExitCode> {
 }
 
 fn probes(mode: Mode, args: cli::ProbeArgs) -> Result<ExitCode> {
-    let (recipe, targets) = recipe::from_flags(mode, &args)?;
+    let (recipe, targets) = flags::from_flags(mode, &args)?;
     run::run(Job {
         recipe,
         targets,

@@ -1,13 +1,12 @@
-//! Recipes: found by name, or written in memory from the flags of malloc, latency, trace and count.
+//! Recipes, found by name.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use uprof_recipes as recipes;
-use uprof_recipes::{Action, At, Expr, Probe, ProbeKind, Recipe, Scope, Source};
+use uprof_recipes::{Recipe, Source};
 
-use crate::cli::ProbeArgs;
 use crate::target::TargetSpec;
 
 /// Reads the recipe that NAME means: a built-in's name, or a file. Its parameters are not set yet.
@@ -62,187 +61,6 @@ pub fn target_of(recipe: &Recipe) -> TargetSpec {
     }
 }
 
-/// What `uprof latency`, `trace` and `count` do with a hit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Latency histogram.
-    Latency,
-    /// An event for each hit.
-    Trace,
-    /// Counts.
-    Count,
-}
-
-/// Writes the recipe that the flags of `uprof latency|trace|count` mean, with the target of each probe.
-pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpec>)> {
-    if !(1..=u64::from(recipes::model::MAX_TEXT_LIMIT)).contains(&args.str_limit) {
-        bail!("--str-limit {} is not between 1 and 64KiB", args.str_limit);
-    }
-    let all = everything(args)?;
-    let late = |(flag, text): &(&str, &str)| Ok(flag_expr(flag, text, &all)?.needs_return());
-    let named = args
-        .capture
-        .iter()
-        .map(|c| split_named("--capture", c))
-        .collect::<Result<Vec<_>>>()?;
-    let mut texts: Vec<(&str, &str)> = named.iter().map(|(_, e)| ("--capture", *e)).collect();
-    texts.extend(args.where_.as_deref().map(|e| ("--where", e)));
-    texts.extend(args.by.iter().map(|b| ("--by", split_by(b).1)));
-    // A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
-    let call = mode == Mode::Latency
-        || texts
-            .iter()
-            .map(late)
-            .collect::<Result<Vec<bool>>>()?
-            .contains(&true);
-    let kind = if call {
-        ProbeKind::Call
-    } else {
-        ProbeKind::Entry
-    };
-    let mut scope = if call { Scope::call() } else { Scope::entry() };
-    let mut captures = Vec::new();
-    for (name, text) in &named {
-        let e = flag_expr("--capture", text, &scope)?;
-        scope = scope.with_capture(*name, e.clone());
-        captures.push(((*name).to_owned(), e));
-    }
-    let where_ = args
-        .where_
-        .as_deref()
-        .map(|t| flag_expr("--where", t, &scope))
-        .transpose()?;
-    let by = args
-        .by
-        .iter()
-        .map(|b| {
-            let (name, text) = split_by(b);
-            Ok((name.to_owned(), flag_expr("--by", text, &scope)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let action = match mode {
-        Mode::Latency => Action::Histogram {
-            value: Expr::latency(),
-            by,
-            unit: "ns".into(),
-        },
-        Mode::Count => Action::Count { by },
-        Mode::Trace if by.is_empty() => Action::Event,
-        Mode::Trace => bail!("trace prints each hit: --by is for count and latency"),
-    };
-    if mode != Mode::Trace && !captures.is_empty() && where_.is_none() && args.by.is_empty() {
-        bail!(
-            "--capture names a value for --where or --by here; to see it for each hit, use uprof trace"
-        );
-    }
-    let mut recipe = Recipe {
-        name: "probes".into(),
-        ..Recipe::default()
-    };
-    let mut targets = Vec::new();
-    for text in &args.probes {
-        let place = ProbeText::parse(text)?;
-        let at = At {
-            capture: captures.clone(),
-            ..At::function(place.function)
-        };
-        let mut probe = Probe::new(text.as_str(), kind, vec![at]);
-        probe.where_ = where_.clone();
-        probe.action = action.clone();
-        probe.text_limit = args.str_limit as u32;
-        if recipe.probes.iter().any(|p| p.name == probe.name) {
-            bail!("the probe {text} is given twice");
-        }
-        recipe.probes.push(probe);
-        targets.push(match place.target {
-            Some(word) => TargetSpec::Word(word),
-            None => TargetSpec::Own,
-        });
-    }
-    Ok((recipe, targets))
-}
-
-/// A scope in which every capture is known, to tell whether an expression asks for the return.
-fn everything(args: &ProbeArgs) -> Result<Scope> {
-    let mut scope = Scope::call();
-    for c in &args.capture {
-        let (name, text) = split_named("--capture", c)?;
-        let e = flag_expr("--capture", text, &scope)?;
-        scope = scope.with_capture(name, e);
-    }
-    Ok(scope)
-}
-
-fn flag_expr(flag: &str, text: &str, scope: &Scope) -> Result<Expr> {
-    recipes::parse_expr(&Source::new(flag, text), scope).map_err(|e| rendered(&[e]))
-}
-
-fn split_named<'a>(flag: &str, text: &'a str) -> Result<(&'a str, &'a str)> {
-    let (name, e) = text
-        .split_once('=')
-        .filter(|(name, e)| is_name(name.trim()) && !e.starts_with('='))
-        .ok_or_else(|| anyhow!("{flag} {text}: write NAME=EXPR, as in {flag} size=arg0"))?;
-    Ok((name.trim(), e))
-}
-
-/// `--by size=arg0`, or `--by arg0`, which is then its own name.
-fn split_by(text: &str) -> (&str, &str) {
-    split_named("--by", text).unwrap_or((text.trim(), text))
-}
-
-fn is_name(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
-/// A probe as the user writes it.
-#[derive(Debug, PartialEq, Eq)]
-struct ProbeText {
-    target: Option<String>,
-    function: String,
-}
-
-impl ProbeText {
-    /// `TARGET:FUNCTION[+OFFSET]`, `FUNCTION`, or bpftrace's `uprobe:/path:name`.
-    fn parse(text: &str) -> Result<Self> {
-        let (kind, rest) = text.split_once(':').unwrap_or(("", text));
-        match kind {
-            "uprobe" | "u" if rest.contains(':') => return Self::parse(rest),
-            "uretprobe" | "ur" if rest.contains(':') => bail!(
-                "{text}: there is no probe for the return alone: write {rest} and use `retval` or `latency` \
-                 in an expression, or `uprof latency`"
-            ),
-            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t" | "usdt"
-                if !rest.is_empty() =>
-            {
-                bail!(
-                    "{text}: this version probes functions of programs and libraries only; \
-                 kernel functions, tracepoints and USDT are not there yet"
-                )
-            }
-            _ => {}
-        }
-        // C++ and Rust names have colons of their own, in pairs.
-        let single = text.char_indices().position(|(i, c)| {
-            c == ':' && !text[i + 1..].starts_with(':') && !text[..i].ends_with(':')
-        });
-        let place = match single.and_then(|n| text.char_indices().nth(n)) {
-            Some((i, _)) => Self {
-                target: Some(text[..i].to_owned()),
-                function: text[i + 1..].to_owned(),
-            },
-            None => Self {
-                target: None,
-                function: text.to_owned(),
-            },
-        };
-        if place.function.trim().is_empty() || place.target.as_deref() == Some("") {
-            bail!("{text}: write TARGET:FUNCTION, as in libc:malloc or ./a.out:main");
-        }
-        Ok(place)
-    }
-}
-
 /// `uprof recipe` without a name: what there is.
 pub fn list() -> Result<ExitCode> {
     println!(
@@ -254,38 +72,4 @@ pub fn list() -> Result<ExitCode> {
     }
     println!("\nA recipe of your own is a TOML file: uprof recipe ./mine.toml");
     Ok(ExitCode::SUCCESS)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn probes_as_people_write_them() {
-        let parse =
-            |t: &str| ProbeText::parse(t).map(|p| (p.target.unwrap_or_default(), p.function));
-        let ok = |t: &str, target: &str, function: &str| {
-            assert_eq!(
-                parse(t).expect(t),
-                (target.to_owned(), function.to_owned()),
-                "{t}"
-            );
-        };
-        ok("libc:malloc", "libc", "malloc");
-        ok("malloc", "", "malloc");
-        ok("mariadbd:ns::f(int, A::B)", "mariadbd", "ns::f(int, A::B)");
-        ok("ns::f", "", "ns::f");
-        ok("/opt/x:_ZN*", "/opt/x", "_ZN*");
-        ok("uprobe:/bin/bash:readline", "/bin/bash", "readline");
-        for bad in [
-            "libc:",
-            ":malloc",
-            "kernel:tcp_sendmsg",
-            "tracepoint:sched:x",
-            "usdt:python:x:y",
-            "uretprobe:/b:f",
-        ] {
-            assert!(parse(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! One run: plan, load, arm, collect, report.
 
 mod collect;
+mod setup;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -13,18 +14,19 @@ use anyhow::{Context, Result, bail};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use uprof_ebpf::{Engine, EngineOptions, Mechanism};
+use uprof_ebpf::Engine;
 use uprof_recipes::{self as recipes, Recipe};
 use uprof_symbols::process::{self, Process};
 
-use crate::cli::{Common, DemoArgs, Format, MechanismChoice, ReturnChoice};
-use crate::command::{Command, Exit, Held, Running};
+use crate::cli::{Common, DemoArgs, Format};
+use crate::command::{Exit, Held, Running};
 use crate::demo;
-use crate::plan::{Attachment, Limits, Plan};
+use crate::plan::{Attachment, Plan};
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
 use crate::watch::{End, Start, Starts, registered};
 use collect::Collector;
+use setup::{explain_load, limits, options, select};
 
 /// How often the ring buffer is looked at, unless it fills up sooner.
 const DRAIN: Duration = Duration::from_millis(20);
@@ -456,127 +458,6 @@ impl Run {
             }
         }
     }
-}
-
-/// The processes that the user named; the command is started, and held before its first instruction.
-fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
-    let common = &job.common;
-    let mut selection = Selection {
-        pids: common.pid.clone(),
-        comm: common.comm.clone(),
-        all: common.all,
-    };
-    for &pid in &common.pid {
-        Process::open(pid)?;
-    }
-    if let Some(name) = &common.comm
-        && !common.all
-    {
-        let own = std::process::id();
-        let running = process::by_comm(name);
-        selection
-            .pids
-            .extend(running.iter().map(|p| p.pid).filter(|pid| *pid != own));
-    }
-    selection.pids.sort_unstable();
-    selection.pids.dedup();
-    if job.command.is_empty() {
-        return Ok((selection, None));
-    }
-    if selection.named() {
-        bail!(
-            "--pid and --comm name running processes; with `-- {}` the command itself is the one",
-            job.command[0].display()
-        );
-    }
-    if !common.explain && common.dump_bpf.is_none() {
-        crate::doctor::check_privileges()?;
-    }
-    let held = Command::spawn(&job.command)?;
-    selection.pids.push(held.pid());
-    Ok((selection, Some(held)))
-}
-
-fn limits(common: &Common, selection: &Selection) -> Result<Limits> {
-    let uid = common.uid.as_deref().map(user_id).transpose()?;
-    let cgroup = common.cgroup.as_deref().map(cgroup_id).transpose()?;
-    let only_pid = match selection.pids.as_slice() {
-        [pid] if selection.comm.is_none() => Some(*pid),
-        _ => None,
-    };
-    Ok(Limits {
-        uid,
-        cgroup,
-        comm: common.comm.clone().filter(|_| common.all),
-        insist: common.return_ == ReturnChoice::Uretprobe,
-        only_pid,
-    })
-}
-
-fn user_id(user: &str) -> Result<u32> {
-    if let Ok(uid) = user.parse() {
-        return Ok(uid);
-    }
-    let passwd = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let found = passwd.lines().find_map(|line| {
-        let mut parts = line.split(':');
-        (parts.next() == Some(user))
-            .then(|| parts.nth(1)?.parse().ok())
-            .flatten()
-    });
-    found.with_context(|| format!("no user named {user} in /etc/passwd: give --uid a number"))
-}
-
-/// The id of a cgroup (v2) is the inode number of its folder.
-fn cgroup_id(path: &std::path::Path) -> Result<u64> {
-    use std::os::unix::fs::MetadataExt;
-    let full = if path.is_absolute() && path.exists() {
-        path.to_owned()
-    } else {
-        std::path::Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(path))
-    };
-    let meta = std::fs::metadata(&full).with_context(|| {
-        format!(
-            "no cgroup {} (looked for {})",
-            path.display(),
-            full.display()
-        )
-    })?;
-    Ok(meta.ino())
-}
-
-fn options(common: &Common) -> Result<EngineOptions> {
-    let ring = u32::try_from(common.buffer)
-        .ok()
-        .filter(|b| (4096..=1 << 30).contains(b));
-    let Some(ring_bytes) = ring else {
-        bail!("--buffer must be between 4KiB and 1GiB")
-    };
-    let standard = EngineOptions::default();
-    Ok(EngineOptions {
-        ring_bytes,
-        max_keys: common.max_keys.unwrap_or(standard.max_keys),
-        max_histograms: common.max_keys.unwrap_or(standard.max_histograms),
-        mechanism: match common.mechanism {
-            MechanismChoice::Auto => None,
-            MechanismChoice::Session => Some(Mechanism::Session),
-            MechanismChoice::Multi => Some(Mechanism::Multi),
-            MechanismChoice::Perf => Some(Mechanism::Perf),
-        },
-        verifier_log: common.verbose,
-        ..standard
-    })
-}
-
-/// Why the kernel refused: first of all, whether a capability is missing.
-fn explain_load(e: uprof_ebpf::Error, verbose: bool) -> anyhow::Error {
-    if let Err(missing) = crate::doctor::check_privileges() {
-        return missing;
-    }
-    if verbose && let Some(log) = e.verifier_log() {
-        eprintln!("uprof: the kernel verifier says:\n{log}");
-    }
-    anyhow::Error::new(e)
 }
 
 /// Standard output without the line buffering of `std::io::stdout`: the report has its own buffer.
