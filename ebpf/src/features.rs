@@ -304,16 +304,16 @@ fn settings(add: &mut impl FnMut(&str, io::Result<()>, &str)) {
         let text = read(path)?;
         match text.parse::<i64>() {
             Ok(n) if fine(n) => Ok(()),
-            _ => Err(io::Error::other(format!("it is {text}"))),
+            _ => Err(io::Error::other(format!("{path} is {text}"))),
         }
     };
     add(
-        "kernel.perf_event_paranoid",
+        "perf events for every user",
         number("/proc/sys/kernel/perf_event_paranoid", |n| n < 3),
         "users without CAP_PERFMON cannot open perf events",
     );
     add(
-        "kernel.unprivileged_bpf_disabled",
+        "BPF for every user",
         number("/proc/sys/kernel/unprivileged_bpf_disabled", |n| n == 0),
         "users without CAP_BPF cannot load programs, as it should be",
     );

@@ -58,13 +58,35 @@ pub(crate) fn create_map(
     })
 }
 
+/// The map of a keyed aggregation, if `probe` is one.
+fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<MapData>, Error> {
+    let key = match &probe.action {
+        Action::Count { key } | Action::Histogram { key, .. } => KeyLayout::new(key).size,
+        Action::Event { .. } => 0,
+    };
+    if key == 0 {
+        return Ok(None);
+    }
+    let value = table_value(&probe.action);
+    let entries = options.max_keys.clamp(1, MAX_TABLE_BYTES / (value + key));
+    create_map(
+        "keys",
+        bpf_map_type::BPF_MAP_TYPE_HASH,
+        key,
+        value,
+        entries,
+        0,
+    )
+    .map(Some)
+}
+
 impl Maps {
     pub fn create(
         probes: &[ProbeSpec],
         target: &Target,
         options: &EngineOptions,
     ) -> Result<Maps, Error> {
-        use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_RINGBUF};
+        use bpf_map_type::{BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF};
         let state = create_map(
             "state",
             BPF_MAP_TYPE_ARRAY,
@@ -102,30 +124,10 @@ impl Maps {
             0 => None,
             bytes => Some(create_map("scratch", BPF_MAP_TYPE_ARRAY, 4, bytes, 1, 0)?),
         };
-        let mut tables = Vec::new();
-        for probe in probes {
-            let key = match &probe.action {
-                Action::Count { key } | Action::Histogram { key, .. } => KeyLayout::new(key).size,
-                Action::Event { .. } => 0,
-            };
-            let value = table_value(&probe.action);
-            let wanted = match &probe.action {
-                Action::Histogram { .. } => options.max_keys.min(options.max_histograms),
-                _ => options.max_keys,
-            };
-            let entries = wanted.clamp(1, MAX_TABLE_BYTES / (value + key));
-            tables.push(match key {
-                0 => None,
-                _ => Some(create_map(
-                    "keys",
-                    BPF_MAP_TYPE_HASH,
-                    key,
-                    value,
-                    entries,
-                    0,
-                )?),
-            });
-        }
+        let tables = probes
+            .iter()
+            .map(|probe| create_table(probe, options))
+            .collect::<Result<_, _>>()?;
         Ok(Maps {
             state,
             ring,

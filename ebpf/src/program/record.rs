@@ -281,7 +281,6 @@ impl Program<'_> {
         fault: Label,
         end: Label,
     ) -> Result<(), Reason> {
-        let limit_imm = limit as i32;
         let address = self.emit.take(8)?;
         let length = self.emit.take(8)?;
         let chunk = self.emit.take(8)?;
@@ -291,33 +290,9 @@ impl Program<'_> {
         match len {
             Some(len) => {
                 self.emit.expr(len, fault)?;
-                let fits = self.emit.asm.label();
-                self.emit.asm.jump_if_imm(Cmp::Le, R0, limit_imm, fits);
-                self.mark(header::CUTS, slot);
-                self.emit.asm.constant(R0, limit.into());
-                self.emit.asm.bind(fits);
-                self.emit.asm.store(Size::DW, R10, length, R0);
-                self.emit.asm.mov(R2, R0);
-                self.destination(slot, fault);
-                self.emit.asm.load(Size::DW, R3, R10, address);
-                self.emit.asm.call(helper::PROBE_READ_USER);
-                self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, partly);
-                self.emit.asm.load(Size::DW, R0, R10, length);
+                self.read_exactly(slot, address, length, limit, partly, fault);
             }
-            None => {
-                // Room for the NUL and one byte more: a result above `limit + 1` means cut.
-                self.emit.asm.constant(R2, u64::from(limit) + 2);
-                self.destination(slot, fault);
-                self.emit.asm.load(Size::DW, R3, R10, address);
-                self.emit.asm.call(helper::PROBE_READ_USER_STR);
-                self.emit.asm.jump_if_imm(Cmp::Sle, R0, 0, partly);
-                let whole = self.emit.asm.label();
-                self.emit.asm.jump_if_imm(Cmp::Le, R0, limit_imm + 1, whole);
-                self.mark(header::CUTS, slot);
-                self.emit.asm.constant(R0, u64::from(limit) + 1);
-                self.emit.asm.bind(whole);
-                self.emit.asm.alu_imm(Alu::Sub, R0, 1);
-            }
+            None => self.read_to_nul(slot, address, limit, partly, fault),
         }
         self.emit.asm.jump(store);
         self.emit.asm.bind(partly);
@@ -337,6 +312,48 @@ impl Program<'_> {
         self.emit.asm.store_imm(Size::DW, R8, at, 0);
         self.emit.give(24);
         Ok(())
+    }
+
+    /// Reads R0 bytes; R0 = how many that were.
+    fn read_exactly(
+        &mut self,
+        slot: usize,
+        address: i16,
+        length: i16,
+        limit: u32,
+        partly: Label,
+        never: Label,
+    ) {
+        let fits = self.emit.asm.label();
+        self.emit.asm.jump_if_imm(Cmp::Le, R0, limit as i32, fits);
+        self.mark(header::CUTS, slot);
+        self.emit.asm.constant(R0, limit.into());
+        self.emit.asm.bind(fits);
+        self.emit.asm.store(Size::DW, R10, length, R0);
+        self.emit.asm.mov(R2, R0);
+        self.destination(slot, never);
+        self.emit.asm.load(Size::DW, R3, R10, address);
+        self.emit.asm.call(helper::PROBE_READ_USER);
+        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, partly);
+        self.emit.asm.load(Size::DW, R0, R10, length);
+    }
+
+    /// Reads a string; R0 = its length without the NUL.
+    fn read_to_nul(&mut self, slot: usize, address: i16, limit: u32, partly: Label, never: Label) {
+        // Room for the NUL and one byte more: a result above `limit + 1` means cut.
+        self.emit.asm.constant(R2, u64::from(limit) + 2);
+        self.destination(slot, never);
+        self.emit.asm.load(Size::DW, R3, R10, address);
+        self.emit.asm.call(helper::PROBE_READ_USER_STR);
+        self.emit.asm.jump_if_imm(Cmp::Sle, R0, 0, partly);
+        let whole = self.emit.asm.label();
+        self.emit
+            .asm
+            .jump_if_imm(Cmp::Le, R0, limit as i32 + 1, whole);
+        self.mark(header::CUTS, slot);
+        self.emit.asm.constant(R0, u64::from(limit) + 1);
+        self.emit.asm.bind(whole);
+        self.emit.asm.alu_imm(Alu::Sub, R0, 1);
     }
 
     /// R1 = where this slot's bytes go. The comparison is for the verifier; it never fails.
@@ -392,29 +409,44 @@ impl Program<'_> {
         asm.jump(done);
         asm.bind(again);
         if limit as i32 > PAGE {
-            asm.jump_if_imm(Cmp::Gt, R4, limit as i32 - PAGE, finish);
-            if let Some(length) = length {
-                asm.mov(R2, R4);
-                asm.alu_imm(Alu::Add, R2, PAGE);
-                asm.load(Size::DW, R1, R10, length);
-                asm.jump_if(Cmp::Gt, R2, R1, finish);
-            }
-            self.destination(slot, never);
-            let asm = &mut self.emit.asm;
-            asm.alu(Alu::Add, R1, R4);
-            asm.constant(R2, PAGE as u64);
-            asm.load(Size::DW, R3, R10, address);
-            asm.alu(Alu::Add, R3, R4);
-            asm.call(helper::PROBE_READ_USER);
-            asm.load(Size::DW, R4, R10, chunk);
-            asm.jump_if_imm(Cmp::Ne, R0, 0, finish);
-            asm.alu_imm(Alu::Add, R4, PAGE);
-            asm.store(Size::DW, R10, chunk, R4);
-            asm.jump(again);
+            self.read_next_page(slot, address, length, chunk, limit, [again, finish, never]);
         }
         let asm = &mut self.emit.asm;
         asm.bind(finish);
         asm.mov(R0, R4);
         asm.bind(done);
+    }
+
+    /// One more whole page, if the limit and the length allow. R4 = what has been read, also in
+    /// `chunk`. To `again` after success, to `finish` at the end.
+    fn read_next_page(
+        &mut self,
+        slot: usize,
+        address: i16,
+        length: Option<i16>,
+        chunk: i16,
+        limit: u32,
+        [again, finish, never]: [Label; 3],
+    ) {
+        let asm = &mut self.emit.asm;
+        asm.jump_if_imm(Cmp::Gt, R4, limit as i32 - PAGE, finish);
+        if let Some(length) = length {
+            asm.mov(R2, R4);
+            asm.alu_imm(Alu::Add, R2, PAGE);
+            asm.load(Size::DW, R1, R10, length);
+            asm.jump_if(Cmp::Gt, R2, R1, finish);
+        }
+        self.destination(slot, never);
+        let asm = &mut self.emit.asm;
+        asm.alu(Alu::Add, R1, R4);
+        asm.constant(R2, PAGE as u64);
+        asm.load(Size::DW, R3, R10, address);
+        asm.alu(Alu::Add, R3, R4);
+        asm.call(helper::PROBE_READ_USER);
+        asm.load(Size::DW, R4, R10, chunk);
+        asm.jump_if_imm(Cmp::Ne, R0, 0, finish);
+        asm.alu_imm(Alu::Add, R4, PAGE);
+        asm.store(Size::DW, R10, chunk, R4);
+        asm.jump(again);
     }
 }

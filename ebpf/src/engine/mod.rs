@@ -1,0 +1,245 @@
+//! The engine: programs loaded, attached, and read.
+
+mod attach;
+mod read;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aya::maps::{Map, MapData, RingBuf};
+
+use crate::error::Error;
+use crate::features;
+use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout, StateLayout};
+use crate::link::{Link, PerfSource};
+use crate::load::{Found, Loaded, Loader, Maps};
+use crate::object_file;
+use crate::program::{Part, ScratchLayout, SiteSource, Target};
+use crate::spec::{Action, EngineOptions, Mechanism, ProbeKind, ProbeSpec};
+use crate::sys;
+
+/// A place to attach a probe to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AttachSite {
+    /// The file, by a path that this process can open.
+    pub path: PathBuf,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Its index, below the probe's `sites`.
+    pub site: u32,
+}
+
+/// What attaches and is read. Dropping it detaches.
+pub struct Engine {
+    probes: Vec<ProbeSpec>,
+    layouts: Vec<RecordLayout>,
+    keys: Vec<Option<Arc<KeyLayout>>>,
+    options: EngineOptions,
+    target: Target,
+    found: Found,
+    entry_links: Vec<Link>,
+    return_links: Vec<Link>,
+    loaded: Vec<Loaded>,
+    /// Programs for one site each, where cookies do not work.
+    per_site: HashMap<(usize, u32, Part), OwnedFd>,
+    pids: Option<Vec<u32>>,
+    perf: Option<PerfSource>,
+    state: sys::Mapping,
+    ring: Option<RingBuf<MapData>>,
+    maps: Maps,
+}
+
+/// Lays out everything that the programs share.
+fn target(probes: &[ProbeSpec], options: &EngineOptions, atomics: bool) -> Result<Target, Error> {
+    let too_big = |what: &str| {
+        Error::Usage(format!(
+            "{what} do not fit into {MAX_VALUE} bytes: use fewer probes or smaller limits"
+        ))
+    };
+    let cpus = possible_cpus();
+    // Without atomics a shard must be one CPU's alone.
+    let state = StateLayout::new(probes, cpus, atomics)
+        .ok_or_else(|| too_big("the probes' counters and histograms"))?;
+    let scratch = ScratchLayout::new(probes, cpus, atomics)
+        .ok_or_else(|| too_big("the buffers for captured strings"))?;
+    // A record must leave the ring room for others.
+    let largest = probes.iter().map(|p| RecordLayout::new(p).size()).max();
+    let least = largest.unwrap_or(0).saturating_mul(4).max(4096);
+    let ring_bytes = options
+        .ring_bytes
+        .clamp(least.min(1 << 30), 1 << 30)
+        .next_power_of_two();
+    Ok(Target {
+        atomics,
+        pid_test: options.oldest || !features::kernel_filters_pid(),
+        ring_bytes,
+        scratch,
+        state,
+    })
+}
+
+/// CPUs that the system can have: the highest number in the list, plus one.
+fn possible_cpus() -> u32 {
+    std::fs::read_to_string("/sys/devices/system/cpu/possible")
+        .ok()
+        .and_then(|list| {
+            let last = list.trim().rsplit([',', '-']).next()?.parse::<u32>().ok()?;
+            last.checked_add(1)
+        })
+        .unwrap_or(16)
+}
+
+fn key_layout(spec: &ProbeSpec) -> Option<Arc<KeyLayout>> {
+    match &spec.action {
+        Action::Event { .. } => None,
+        Action::Count { key } | Action::Histogram { key, .. } => {
+            Some(Arc::new(KeyLayout::new(key)))
+        }
+    }
+}
+
+impl Engine {
+    /// Compiles and loads `specs`; nothing is attached yet.
+    pub fn load(specs: Vec<ProbeSpec>, options: &EngineOptions) -> Result<Engine, Error> {
+        if specs.len() > usize::from(u16::MAX) {
+            return Err(Error::Usage(format!("{} probes are too many", specs.len())));
+        }
+        if options.oldest {
+            return Engine::load_for(specs, options, false);
+        }
+        match Engine::load_for(specs.clone(), options, true) {
+            Err(Error::Load { .. }) if !features::has_cmpxchg() => {
+                Engine::load_for(specs, options, false)
+            }
+            other => other,
+        }
+    }
+
+    fn load_for(
+        probes: Vec<ProbeSpec>,
+        options: &EngineOptions,
+        atomics: bool,
+    ) -> Result<Engine, Error> {
+        let target = target(&probes, options, atomics)?;
+        // What cannot be compiled is told before the kernel is asked for anything.
+        for (index, spec) in probes.iter().enumerate() {
+            let site = SiteSource::Cookie;
+            match spec.kind {
+                ProbeKind::Entry => {
+                    crate::program::compile(index, spec, Part::Entry, site, &target)?
+                }
+                ProbeKind::Call { .. } => {
+                    crate::program::compile(index, spec, Part::Session, site, &target)?
+                }
+            };
+        }
+        let mut maps = Maps::create(&probes, &target, options)?;
+        let mut found = Found::default();
+        let mut loaded = Vec::new();
+        for (index, spec) in probes.iter().enumerate() {
+            let mut loader = Loader {
+                target: &target,
+                options,
+                found: &mut found,
+            };
+            loaded.push(loader.probe(index, spec, &mut maps)?);
+        }
+        let failed = |what: &str| {
+            let what = what.to_string();
+            move |source| Error::Read { what, source }
+        };
+        let state = sys::Mapping::new(maps.state.fd().as_fd(), target.state.size as usize)
+            .map_err(failed("state"))?;
+        let ring = match maps.ring.take() {
+            None => None,
+            Some(map) => Some(
+                RingBuf::try_from(Map::RingBuf(map))
+                    .map_err(io::Error::other)
+                    .map_err(failed("ring"))?,
+            ),
+        };
+        Ok(Engine {
+            layouts: probes.iter().map(RecordLayout::new).collect(),
+            keys: probes.iter().map(key_layout).collect(),
+            probes,
+            options: options.clone(),
+            target,
+            found,
+            entry_links: Vec::new(),
+            return_links: Vec::new(),
+            loaded,
+            per_site: HashMap::new(),
+            pids: Some(Vec::new()),
+            perf: None,
+            state,
+            ring,
+            maps,
+        })
+    }
+
+    /// How many probes there are.
+    pub fn probes(&self) -> usize {
+        self.probes.len()
+    }
+
+    /// How probe `probe` is attached. Of an unknown probe: perf event.
+    pub fn mechanism(&self, probe: usize) -> Mechanism {
+        self.loaded
+            .get(probe)
+            .map_or(Mechanism::Perf, |l| l.mechanism)
+    }
+
+    /// Bytes of kernel memory that the maps take, about.
+    pub fn map_bytes(&self) -> u64 {
+        let ring = self
+            .ring
+            .as_ref()
+            .map_or(0, |_| u64::from(self.target.ring_bytes));
+        let scratch = u64::from(self.target.scratch.slots) * u64::from(self.target.scratch.size);
+        u64::from(self.target.state.size) + ring + scratch
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.detach();
+    }
+}
+
+/// Writes the programs of `specs` as a BPF ELF object, for llvm-objdump and bpftool. Nothing is
+/// loaded; without a forced mechanism it is the newest (session, `uprobe_multi`).
+pub fn dump_object(
+    specs: Vec<ProbeSpec>,
+    options: &EngineOptions,
+    path: &Path,
+) -> Result<(), Error> {
+    let target = target(&specs, options, !options.oldest)?;
+    let bytes = object_file::write(&specs, options, &target)?;
+    std::fs::write(path, bytes).map_err(|source| Error::Dump {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+/// The monotonic clock of records, in nanoseconds.
+pub fn monotonic_ns() -> u64 {
+    sys::clock_ns(libc::CLOCK_MONOTONIC)
+}
+
+/// What to add to a record's time to get UNIX time, in nanoseconds. It changes when the system's
+/// clock is set.
+pub fn unix_offset_ns() -> i64 {
+    // The shorter the way from one reading to the next, the better the offset.
+    let reading = || {
+        let before = monotonic_ns();
+        let unix = sys::clock_ns(libc::CLOCK_REALTIME);
+        let after = monotonic_ns();
+        let middle = before + (after - before) / 2;
+        (after - before, unix.wrapping_sub(middle) as i64)
+    };
+    let (first, second) = (reading(), reading());
+    first.min(second).1
+}

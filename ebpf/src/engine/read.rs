@@ -1,0 +1,193 @@
+//! Reading what the programs left: counters, histograms, counts, records.
+
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+
+use super::Engine;
+use crate::error::Error;
+use crate::hist::{self, HistData};
+use crate::key::KeyBytes;
+use crate::layout::{Counter, WAKE_SENT, hist_words, table_value};
+use crate::record::Record;
+use crate::spec::{Action, ProbeKind};
+use crate::stats::Counters;
+use crate::sys;
+
+impl Engine {
+    fn words(&self, probe: usize) -> impl Iterator<Item = usize> + '_ {
+        let layout = &self.target.state;
+        let block = layout.blocks.get(probe).map(|b| b.offset);
+        (0..layout.shards).filter_map(move |shard| {
+            Some((layout.first_shard + shard * layout.stride + block?) as usize)
+        })
+    }
+
+    fn counter(&self, probe: usize, counter: Counter) -> u64 {
+        self.words(probe)
+            .map(|base| self.state.word(base + 8 * counter as usize))
+            .sum()
+    }
+
+    /// The accounting of a probe; zeros for an unknown one.
+    pub fn counters(&self, probe: usize) -> Counters {
+        // Outcomes before hits: while attached, a hit may not have ended yet, never the reverse.
+        let mut counters = Counters {
+            emitted: self.counter(probe, Counter::Emitted),
+            aggregated: self.counter(probe, Counter::Aggregated),
+            filtered: self.counter(probe, Counter::Filtered),
+            dropped_ring: self.counter(probe, Counter::DroppedRing),
+            dropped_map: self.counter(probe, Counter::DroppedMap),
+            unreadable: self.counter(probe, Counter::Unreadable),
+            missed: self.missed(probe),
+            ..Counters::default()
+        };
+        counters.hits = self.counter(probe, Counter::Hits);
+        let ended = counters.emitted + counters.aggregated + counters.filtered + counters.dropped();
+        if let Some(ProbeKind::Call { .. }) = self.probes.get(probe).map(|p| &p.kind) {
+            counters.unpaired = counters.hits.saturating_sub(ended);
+        }
+        counters
+    }
+
+    fn missed(&self, probe: usize) -> Option<u64> {
+        let loaded = self.loaded.get(probe)?;
+        let own = self
+            .per_site
+            .iter()
+            .filter(|(of, _)| of.0 == probe)
+            .map(|(_, prog)| prog);
+        let mut sum = 0;
+        for prog in own.chain([&loaded.entry]).chain(&loaded.at_return) {
+            sum += sys::prog_info(prog.as_fd()).ok()?.recursion_misses;
+        }
+        Some(sum)
+    }
+
+    /// Hits per site index; for a count without a key, what its filters let through.
+    pub fn site_hits(&self, probe: usize) -> Vec<u64> {
+        let Some(spec) = self.probes.get(probe) else {
+            return Vec::new();
+        };
+        let Some(sites) = self.target.state.blocks[probe].sites else {
+            let counts = matches!(&spec.action, Action::Count { key } if key.is_empty());
+            let which = if counts {
+                Counter::Aggregated
+            } else {
+                Counter::Hits
+            };
+            return vec![self.counter(probe, which)];
+        };
+        let mut hits = vec![0u64; spec.sites as usize];
+        for base in self.words(probe) {
+            for (i, hit) in hits.iter_mut().enumerate() {
+                *hit += self.state.word(base + sites as usize + 8 * i);
+            }
+        }
+        hits
+    }
+
+    /// Every key and value of a keyed aggregation.
+    fn entries(&self, probe: usize, mut each: impl FnMut(KeyBytes, &[u8])) -> Result<(), Error> {
+        let (Some(Some(map)), Some(Some(layout))) =
+            (self.maps.tables.get(probe), self.keys.get(probe))
+        else {
+            return Ok(());
+        };
+        let fd = map.fd().as_fd();
+        let failed = |source| Error::Read {
+            what: format!("keys of {}", self.probes[probe].name),
+            source,
+        };
+        let mut value = vec![0u8; table_value(&self.probes[probe].action) as usize];
+        let mut key: Option<Vec<u8>> = None;
+        loop {
+            let mut next = vec![0u8; layout.size as usize];
+            if !sys::map_next_key(fd, key.as_deref(), &mut next).map_err(failed)? {
+                return Ok(());
+            }
+            if sys::map_lookup(fd, &next, &mut value).map_err(failed)? {
+                each(KeyBytes::new(next.clone(), Arc::clone(layout)), &value);
+            }
+            key = Some(next);
+        }
+    }
+
+    /// The histograms of a probe by key; without a key one with an empty key, if it has values.
+    pub fn histograms(&self, probe: usize) -> Result<Vec<(KeyBytes, HistData)>, Error> {
+        let Some(Action::Histogram { key, .. }) = self.probes.get(probe).map(|p| &p.action) else {
+            return Ok(Vec::new());
+        };
+        let mut all = Vec::new();
+        if key.is_empty() {
+            let mut sum = HistData::default();
+            let at = self.target.state.blocks[probe].hist.unwrap_or(0) as usize;
+            for base in self.words(probe) {
+                sum.merge(&decode_hist(|word| self.state.word(base + at + 8 * word)));
+            }
+            if let (true, Some(Some(layout))) = (sum.count > 0, self.keys.get(probe)) {
+                all.push((KeyBytes::new(Vec::new(), Arc::clone(layout)), sum));
+            }
+            return Ok(all);
+        }
+        self.entries(probe, |key, value| {
+            let word = |i: usize| {
+                let bytes = value[8 * i..8 * i + 8].try_into().unwrap_or_default();
+                u64::from_ne_bytes(bytes)
+            };
+            all.push((key, decode_hist(word)));
+        })?;
+        Ok(all)
+    }
+
+    /// The counts of a probe by key; without a key see [`Engine::site_hits`].
+    pub fn counts(&self, probe: usize) -> Result<Vec<(KeyBytes, u64)>, Error> {
+        let mut all = Vec::new();
+        if let Some(Action::Count { .. }) = self.probes.get(probe).map(|p| &p.action) {
+            self.entries(probe, |key, value| {
+                let count = value.try_into().map_or(0, u64::from_ne_bytes);
+                all.push((key, count));
+            })?;
+        }
+        Ok(all)
+    }
+
+    /// The ring buffer's descriptor to poll: readable when much has piled up. Drain it every
+    /// 20 ms or so besides. `None`: no probe sends events.
+    pub fn ring_fd(&self) -> Option<RawFd> {
+        self.ring.as_ref().map(|ring| ring.as_raw_fd())
+    }
+
+    /// Hands out the records that have piled up; returns how many there were.
+    pub fn drain(&mut self, mut each: impl FnMut(Record<'_>)) -> Result<usize, Error> {
+        let Some(ring) = &mut self.ring else {
+            return Ok(0);
+        };
+        let mut count = 0;
+        while let Some(item) = ring.next() {
+            if let Some(record) = Record::decode(&item, &self.layouts) {
+                each(record);
+                count += 1;
+            }
+        }
+        self.state.set_word(WAKE_SENT as usize, 0);
+        Ok(count)
+    }
+}
+
+fn decode_hist(word: impl Fn(usize) -> u64) -> HistData {
+    let buckets: Vec<u64> = (0..hist::BUCKETS)
+        .map(|i| word(hist_words::BUCKETS + i))
+        .collect();
+    let count = buckets.iter().sum();
+    HistData {
+        count,
+        sum: u128::from(word(hist_words::CARRY)) << 64 | u128::from(word(hist_words::SUM)),
+        min: if count == 0 {
+            0
+        } else {
+            !word(hist_words::NOT_MIN)
+        },
+        max: word(hist_words::MAX),
+        buckets,
+    }
+}

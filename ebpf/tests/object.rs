@@ -1,0 +1,79 @@
+//! The ELF object that `--dump-bpf` writes; no root needed.
+
+mod common;
+
+use common::*;
+use object::{Object, ObjectSection, ObjectSymbol};
+use uprof_ebpf::expr::Expr;
+use uprof_ebpf::{Action, Capture, EngineOptions, Mechanism, dump_object};
+
+#[test]
+fn the_object_has_a_section_per_program_and_relocations_for_maps() {
+    let text = Capture::Str {
+        addr: arg(0),
+        len: None,
+        limit: 64,
+    };
+    let specs = vec![
+        entry(Action::Event {
+            captures: vec![text],
+        }),
+        call(
+            vec![],
+            Action::Histogram {
+                value: Expr::Latency,
+                key: vec![],
+            },
+        ),
+    ];
+    let dir = std::env::temp_dir().join(format!("uprof-object-{}", std::process::id()));
+    for (mechanism, expected) in [
+        (None, vec!["uprobe.multi/entry", "uprobe.session/call"]),
+        (
+            Some(Mechanism::Perf),
+            vec!["uprobe/entry", "uprobe/call", "uretprobe/call"],
+        ),
+    ] {
+        let options = EngineOptions {
+            mechanism,
+            ..EngineOptions::default()
+        };
+        dump_object(specs.clone(), &options, &dir).unwrap();
+        let bytes = std::fs::read(&dir).unwrap();
+        std::fs::remove_file(&dir).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        assert_eq!(file.architecture(), object::Architecture::Bpf);
+        let programs: Vec<_> = file
+            .sections()
+            .filter(|s| s.kind() == object::SectionKind::Text)
+            .map(|s| s.name().unwrap().to_string())
+            .collect();
+        assert_eq!(programs, expected);
+        for section in file
+            .sections()
+            .filter(|s| s.kind() == object::SectionKind::Text)
+        {
+            let data = section.data().unwrap();
+            assert!(
+                data.len() % 8 == 0 && data[data.len() - 8] == 0x95,
+                "it ends with exit"
+            );
+            assert!(section.relocations().count() > 0);
+            for (at, _) in section.relocations() {
+                assert!(
+                    [0x18, 0x85].contains(&data[at as usize]),
+                    "a load of a map or a call"
+                );
+            }
+        }
+        let maps: Vec<_> = file
+            .symbols()
+            .filter_map(|s| s.name().ok().map(str::to_string))
+            .collect();
+        for map in ["state", "ring", "scratch"] {
+            assert!(maps.iter().any(|m| m == map), "{map} in {maps:?}");
+        }
+    }
+    let nowhere = dump_object(specs, &EngineOptions::default(), "/nonexistent/x".as_ref());
+    assert!(nowhere.unwrap_err().to_string().contains("/nonexistent/x"));
+}
