@@ -7,11 +7,14 @@ use super::Engine;
 use crate::error::Error;
 use crate::hist::{self, HistData};
 use crate::key::KeyBytes;
-use crate::layout::{Counter, WAKE_SENT, hist_words, table_value};
+use crate::layout::{Counter, WAKE_SENT, header, hist_words, table_value};
 use crate::record::Record;
 use crate::spec::{Action, ProbeKind};
 use crate::stats::Counters;
 use crate::sys;
+
+/// What the ring buffer puts before each record (BPF_RINGBUF_HDR_SZ).
+const RING_HEADER: u32 = 8;
 
 impl Engine {
     fn words(&self, probe: usize) -> impl Iterator<Item = usize> + '_ {
@@ -157,13 +160,19 @@ impl Engine {
         self.ring.as_ref().map(|ring| ring.as_raw_fd())
     }
 
-    /// Hands out the records that have piled up; returns how many there were.
+    /// Hands out the records that have piled up; returns how many there were. It ends even where
+    /// programs write faster than this reads: after as many as the ring can hold, so that once
+    /// detached one call gets all.
     pub fn drain(&mut self, mut each: impl FnMut(Record<'_>)) -> Result<usize, Error> {
         let Some(ring) = &mut self.ring else {
             return Ok(0);
         };
+        let most = self.target.ring_bytes / (RING_HEADER + header::SIZE);
         let mut count = 0;
-        while let Some(item) = ring.next() {
+        for _ in 0..=most {
+            let Some(item) = ring.next() else {
+                break;
+            };
             if let Some(record) = Record::decode(&item, &self.layouts) {
                 each(record);
                 count += 1;
