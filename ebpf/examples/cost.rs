@@ -2,7 +2,7 @@
 //!
 //!     cargo run --release -p uprof-ebpf --example cost     (as root)
 //!
-//! Rounds are interleaved and the median of each is taken, since machines drift.
+//! Rounds are interleaved, since machines drift: a ratio is the median of the rounds' own ratios.
 
 use std::arch::global_asm;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ unsafe extern "C" {
 
 type Function = extern "C" fn(u64) -> u64;
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 25;
 const CALLS: u64 = 20_000;
 
 fn offset_of(address: usize) -> (PathBuf, u64) {
@@ -184,17 +184,21 @@ fn cost(what: &str, function: Function, address: usize) {
         }
     }
     println!("{what}: ns per call, median of {ROUNDS} rounds");
-    let mut floor = [0.0; 2];
-    for ((name, call, spec), mut list) in cases.into_iter().zip(times) {
+    let median = |mut list: Vec<f64>| {
         list.sort_by(f64::total_cmp);
-        let median = list[list.len() / 2];
+        list[list.len() / 2]
+    };
+    let mut floor = Vec::new();
+    for ((name, _, spec), list) in cases.into_iter().zip(times) {
         if spec.is_none() {
-            floor[usize::from(call)] = median;
+            floor = list.clone();
         }
-        println!(
-            "  {name:28} {median:8.0}  {:5.2}",
-            median / floor[usize::from(call)]
-        );
+        let ratios = list
+            .iter()
+            .zip(&floor)
+            .map(|(time, floor)| time / floor)
+            .collect();
+        println!("  {name:28} {:8.0}  {:5.2}", median(list), median(ratios));
     }
 }
 
