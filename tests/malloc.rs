@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -269,6 +270,29 @@ fn by_name_when_none_runs_yet() {
         let known = truth[name].as_u64().unwrap();
         assert!(
             (known..known + 50).contains(&counted),
+            "{counted} {name}, not {known}"
+        );
+    }
+}
+
+#[test]
+fn by_name_in_all_processes_a_short_program_is_counted_from_its_first_call() {
+    let _turn = turn();
+    let plan = args!["malloc", "--comm", "King", "--all"];
+    let uprof = Uprof::json(plan).start();
+    let mut king = Command::new(Fixture::King.path());
+    king.args(args!["--pairs", 1000]);
+    let mut king = Target::spawn(king);
+    let (_, truth) = king.lines_and_truth();
+    assert!(king.end().success());
+    let report = uprof.stop().report();
+    for (probe, name) in [("malloc", "mallocs"), ("free", "frees")] {
+        let (counted, known) = (
+            report.probe(probe).aggregated,
+            truth[name].as_u64().unwrap(),
+        );
+        assert!(
+            (known..known + 1000).contains(&counted),
             "{counted} {name}, not {known}"
         );
     }
