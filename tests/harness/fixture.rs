@@ -101,7 +101,7 @@ impl Fixture {
                     .arg(to)
                     .arg(&object));
             }
-            Self::RustCalls => run(Command::new(rustc())
+            Self::RustCalls => run(Command::new(tool("rustc"))
                 .args(["-O", "--crate-name", "rust_calls", "-o"])
                 .arg(to)
                 .arg(source)),
@@ -121,11 +121,6 @@ impl Fixture {
             }
         }
     }
-}
-
-/// The compiler: tests/run names it, since rustup's proxy on PATH finds no toolchain when root runs the tests of a user.
-fn rustc() -> PathBuf {
-    std::env::var_os("UPROF_TEST_RUSTC").map_or_else(|| tool("rustc"), PathBuf::from)
 }
 
 fn run(command: &mut Command) {
