@@ -286,8 +286,12 @@ fn several_strings_follow_each_other_and_the_returns_come_last() {
         );
         let mut engine = load(spec, &options);
         attach(&mut engine, takes_text as *const () as usize);
-        let second = c"second";
-        takes_text(c"the first".as_ptr(), second.as_ptr() as u64);
+        // On the stack, hence in memory: a page of the file that nobody has read yet cannot be read by a probe.
+        let (first, second) = (*b"the first\0", *b"second\0");
+        takes_text(
+            black_box(&first).as_ptr().cast(),
+            black_box(&second).as_ptr() as u64,
+        );
         engine.detach();
         let mut seen = 0;
         engine
@@ -326,10 +330,10 @@ fn a_return_can_capture_a_string_without_anything_saved() {
         }];
         let mut engine = load(call(vec![], Action::Event { captures }), &options);
         attach(&mut engine, add as *const () as usize);
-        let text = c"returned";
+        let text = resident(c"returned") as u64;
         in_threads(8, || {
             for _ in 0..100 {
-                black_box(add(text.as_ptr() as u64 - 7, 7));
+                black_box(add(text - 7, 7));
             }
         });
         engine.detach();

@@ -385,9 +385,9 @@ fn strings_in_keys_are_read_cut_or_marked() {
         let mut engine = load(entry(Action::Count { key }), &options);
         attach(&mut engine, takes_text as *const () as usize);
         for text in [
-            c"abc".as_ptr(),
-            c"abcdefgh".as_ptr(),
-            c"".as_ptr(),
+            resident(c"abc"),
+            resident(c"abcdefgh"),
+            resident(c""),
             std::ptr::null(),
         ] {
             takes_text(text, 0);
@@ -636,9 +636,9 @@ fn what_a_filter_cannot_read_is_filtered_and_told() {
         let mut engine = load(spec, &options);
         attach(&mut engine, takes_text as *const () as usize);
         for text in [
-            c"yes".as_ptr(),
-            c"yesterday".as_ptr(),
-            c"ye".as_ptr(),
+            resident(c"yes"),
+            resident(c"yesterday"),
+            resident(c"ye"),
             std::ptr::null(),
         ] {
             takes_text(text, 0);

@@ -138,3 +138,10 @@ pub fn accounted(way: &str, c: Counters) {
     let ended = c.emitted + c.aggregated + c.filtered + c.dropped_ring + c.dropped_map;
     assert_eq!(c.hits, ended + c.unpaired, "{way}: {c:?}");
 }
+
+/// A literal that is in memory for sure: a probe cannot read a page of a file that nobody has read yet.
+#[allow(dead_code, reason = "not every test binary has texts")]
+pub fn resident(text: &'static std::ffi::CStr) -> *const std::ffi::c_char {
+    std::hint::black_box(std::hint::black_box(text).to_bytes().to_vec());
+    text.as_ptr()
+}
