@@ -33,6 +33,9 @@ const DRAIN: Duration = Duration::from_millis(20);
 /// How long a process that has just started may take until its libraries are in place.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// What is said when nothing happened: silence would leave open whether the probes worked.
+const NO_HITS: &str = "nothing was hit: no process that was watched called these functions while the probes were armed";
+
 /// What is to be run.
 pub struct Job {
     /// The recipe, its parameters set.
@@ -351,12 +354,16 @@ impl Run {
         let done = ended
             .and_then(|()| c.drain(&mut self.engine, &self.plan, output))
             .and_then(|()| {
-                let summary = c.summary(
+                let mut summary = c.summary(
                     &self.plan,
                     &self.engine,
                     armed_at.elapsed(),
                     &self.plan.notes,
                 )?;
+                if self.common.format == Format::Table && summary.probes.iter().all(|p| p.hits == 0)
+                {
+                    summary.notes.push(NO_HITS.to_owned());
+                }
                 output.finish(&summary)
             });
         match done {
