@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use uprof_ebpf::Engine;
 use uprof_recipes::{self as recipes, Recipe};
@@ -22,11 +22,12 @@ use crate::cli::{Common, DemoArgs, Format};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
 use crate::plan::{Attachment, Plan};
+use crate::report::model::Summary;
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
 use crate::watch::{End, Start, Starts, registered};
 use collect::Collector;
-use setup::{explain_load, limits, options, select};
+use setup::{explain_load, for_want_of_privileges, limits, options, select};
 
 /// How often the ring buffer is looked at, unless it fills up sooner.
 const DRAIN: Duration = Duration::from_millis(20);
@@ -116,6 +117,12 @@ enum Change {
     Ended(u32),
 }
 
+/// What ends a run from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
 struct Run {
     plan: Plan,
     engine: Engine,
@@ -131,10 +138,10 @@ struct Run {
 impl Run {
     async fn go(job: Job) -> Result<ExitCode> {
         let begun = Instant::now();
-        let (mut selection, held) = select(&job)?;
+        let (selection, held) = select(&job).map_err(for_want_of_privileges)?;
         let limits = limits(&job.common, &selection)?;
         let mut plan = Plan::new(job.recipe, job.targets, limits)?;
-        let attachments = plan.place(&selection)?;
+        let attachments = plan.place(&selection).map_err(for_want_of_privileges)?;
         if selection.comm.is_some() && !selection.all {
             plan.reserve()
         } else {
@@ -165,18 +172,23 @@ impl Run {
             plan,
             engine,
             common: job.common,
-            selection: std::mem::take(&mut selection),
+            selection,
             armed: HashSet::new(),
             settling: Vec::new(),
             changes,
             tell,
         };
         let mut output = run.open_output(held.is_some() && !job.quiet_command)?;
+        // From here on Ctrl-C is a good end: whoever reads "armed" may press it at once.
+        let signals = Signals {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        };
         run.arm(&attachments)?;
         run.watch()?;
         run.say_armed(begun.elapsed(), held.is_some());
         let collector = Collector::new(&run.plan, &run.engine);
-        run.collect(collector, output.as_mut(), held).await
+        run.collect(collector, output.as_mut(), signals, held).await
     }
 
     /// Arms sites; processes that ended meanwhile are passed over.
@@ -293,6 +305,7 @@ impl Run {
         mut self,
         mut c: Collector,
         output: &mut dyn Output,
+        mut signals: Signals,
         held: Option<Held>,
     ) -> Result<ExitCode> {
         let mut command = held
@@ -304,8 +317,6 @@ impl Run {
             .common
             .duration
             .map(|d| tokio::time::Instant::now() + d);
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         let mut tick = tokio::time::interval(DRAIN);
         let ring = self.engine.ring_fd().map(owned).transpose()?;
         let mut live =
@@ -316,13 +327,13 @@ impl Run {
         let mut stopping = false;
         let ended: Result<(), io::Error> = loop {
             let step = tokio::select! {
-                _ = interrupt.recv() => {
+                _ = signals.interrupt.recv() => {
                     // The command has had the same Ctrl-C: its end is ours. A second one ends us at once.
                     if command.is_none() || stopping { break Ok(()) }
                     stopping = true;
                     Ok(())
                 }
-                _ = terminate.recv() => break Ok(()),
+                _ = signals.terminate.recv() => break Ok(()),
                 () = tokio::time::sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => break Ok(()),
                 code = wait(&mut command), if command.is_some() => {
                     status = Some(code.context("cannot wait for the command")?.code());
@@ -363,6 +374,9 @@ impl Run {
                 if self.common.format == Format::Table && summary.probes.iter().all(|p| p.hits == 0)
                 {
                     summary.notes.push(NO_HITS.to_owned());
+                }
+                if self.common.format == Format::Json || self.common.output.is_some() {
+                    tell_losses(&summary);
                 }
                 output.finish(&summary)
             });
@@ -463,6 +477,15 @@ impl Run {
                     self.plan.notes.push(note);
                 }
             }
+        }
+    }
+}
+
+/// Losses are told on the terminal too when the report goes elsewhere.
+fn tell_losses(summary: &Summary) {
+    for probe in &summary.probes {
+        for loss in probe.losses() {
+            eprintln!("uprof: {}: {loss}", probe.probe);
         }
     }
 }

@@ -78,6 +78,24 @@ impl ProbeCount {
     pub fn dropped(&self) -> u64 {
         self.dropped_ring + self.dropped_map
     }
+
+    /// What was lost, why, and what to do about it: a sentence for each cause.
+    pub fn losses(&self) -> Vec<String> {
+        let mut losses = Vec::new();
+        if self.dropped_ring > 0 {
+            losses.push(format!(
+                "{} lost because the buffer was full: give it more room with --buffer, or let a filter (--pid, --comm, --where) pass less",
+                self.dropped_ring
+            ));
+        }
+        if self.dropped_map > 0 {
+            losses.push(format!(
+                "{} not counted because there were more keys or open calls than room: raise --max-keys, or narrow --by or the filter",
+                self.dropped_map
+            ));
+        }
+        losses
+    }
 }
 
 /// How many values fell between two bounds, both inclusive.

@@ -387,19 +387,8 @@ fn accounting(out: &mut String, probe: &ProbeCount, closing: bool) {
     if !closing {
         return;
     }
-    if probe.dropped_ring > 0 {
-        let _ = writeln!(
-            out,
-            "  {} lost because the buffer was full: give it more room with --buffer, or let a filter (--pid, --comm, --where) pass less",
-            probe.dropped_ring
-        );
-    }
-    if probe.dropped_map > 0 {
-        let _ = writeln!(
-            out,
-            "  {} not counted because there were more keys or open calls than room: raise --max-keys, or narrow --by or the filter",
-            probe.dropped_map
-        );
+    for loss in probe.losses() {
+        let _ = writeln!(out, "  {loss}");
     }
     if probe.unpaired > 0 {
         let _ = writeln!(

@@ -130,3 +130,15 @@ pub fn explain_load(e: uprof_ebpf::Error, verbose: bool) -> anyhow::Error {
     }
     anyhow::Error::new(e)
 }
+
+/// What was not permitted, told as the capabilities that are missing.
+pub fn for_want_of_privileges(e: anyhow::Error) -> anyhow::Error {
+    let refused = e.chain().any(|cause| {
+        let text = cause.to_string();
+        text.contains("ermission denied") || text.contains("not permitted")
+    });
+    match crate::doctor::check_privileges() {
+        Err(missing) if refused => missing,
+        _ => e,
+    }
+}
