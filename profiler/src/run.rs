@@ -185,7 +185,7 @@ impl Run {
             terminate: signal(SignalKind::terminate())?,
         };
         run.arm(&attachments)?;
-        run.watch()?;
+        run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
         let collector = Collector::new(&run.plan, &run.engine);
         run.collect(collector, output.as_mut(), signals, held).await
@@ -214,9 +214,15 @@ impl Run {
         Ok(())
     }
 
-    /// Watches for the end of the processes named, and for new ones of the name.
-    fn watch(&mut self) -> Result<()> {
-        for &pid in &self.selection.pids {
+    /// Watches for the end of the processes named, and for new ones of the name. A command's end is waited for
+    /// elsewhere: it has a status.
+    fn watch(&mut self, command: bool) -> Result<()> {
+        let named = if command {
+            &[]
+        } else {
+            self.selection.pids.as_slice()
+        };
+        for &pid in named {
             let tell = self.tell.clone();
             match End::of(pid) {
                 Ok(end) => {
@@ -319,6 +325,9 @@ impl Run {
             .map(|d| tokio::time::Instant::now() + d);
         let mut tick = tokio::time::interval(DRAIN);
         let ring = self.engine.ring_fd().map(owned).transpose()?;
+        if ring.is_some() {
+            read_promptly();
+        }
         let mut live =
             tokio::time::interval(self.live_interval().unwrap_or(Duration::from_secs(3600)));
         live.tick().await;
@@ -479,6 +488,13 @@ impl Run {
             }
         }
     }
+}
+
+/// Lets uprof run ahead of the programs that fill its buffer: on a busy machine it would wait its turn while
+/// the buffer overflows. Where that is not permitted, nothing changes.
+fn read_promptly() {
+    // SAFETY: setpriority takes integers and changes only this process's nice value.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
 }
 
 /// Losses are told on the terminal too when the report goes elsewhere.
