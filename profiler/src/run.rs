@@ -238,10 +238,24 @@ impl Run {
             }
         }
         if self.selection.comm.is_some() && !self.selection.all {
-            let starts = Starts::listen().context(
-                "cannot hear of new processes (the kernel's process event connector; needs CAP_NET_ADMIN)\n\
-                 Name running ones with --pid instead",
-            )?;
+            let starts = match Starts::listen() {
+                Ok(starts) => starts,
+                Err(e) if !self.selection.pids.is_empty() => {
+                    let note = format!(
+                        "processes that start later are not watched: the kernel's process event connector: {e}"
+                    );
+                    eprintln!("uprof: {note}");
+                    self.plan.notes.push(note);
+                    self.selection.comm = None;
+                    return Ok(());
+                }
+                Err(e) => {
+                    return Err(e).context(
+                        "no process of that name runs, and later ones cannot be heard of (the kernel's process event \
+                         connector; needs CAP_NET_ADMIN)\nStart it with `-- COMMAND`, or name it with --pid once it runs",
+                    );
+                }
+            };
             let tell = self.tell.clone();
             tokio::spawn(async move {
                 while let Ok(start) = starts.next().await {
