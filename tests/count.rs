@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::args;
+use crate::harness::machine::{need_root, tool};
 use crate::harness::servers::MariaDb;
 use crate::harness::{Fixture, Report, Target, Uprof, turn};
 
@@ -321,6 +322,95 @@ fn only_processes_of_a_user() {
         let probe = report.only();
         assert_eq!(probe.aggregated, counted, "--uid {user}: {probe:?}");
     }
+}
+
+/// The version 2 cgroups, mounted for a test; what was made in them goes with it.
+struct Cgroups(tempfile::TempDir);
+
+impl Cgroups {
+    fn mount() -> Self {
+        need_root();
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let done = std::process::Command::new(tool("mount"))
+            .args(["-t", "cgroup2", "none"])
+            .arg(folder.path())
+            .status();
+        assert!(
+            done.expect("mount").success(),
+            "cannot mount the cgroup2 file system"
+        );
+        Self(folder)
+    }
+
+    fn group(&self) -> std::path::PathBuf {
+        let group = self
+            .0
+            .path()
+            .join(format!("uprof-test-{}", std::process::id()));
+        std::fs::create_dir(&group).expect("a cgroup of the test's own");
+        group
+    }
+}
+
+impl Drop for Cgroups {
+    fn drop(&mut self) {
+        let group = self
+            .0
+            .path()
+            .join(format!("uprof-test-{}", std::process::id()));
+        // Busy until the kernel has seen off the target that was in it.
+        for _ in 0..50 {
+            if std::fs::remove_dir(&group).is_ok() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn only_processes_of_a_cgroup() {
+    let _turn = turn();
+    let cgroups = Cgroups::mount();
+    let group = cgroups.group();
+    let program = Fixture::Calls.path();
+    for (inside, counted) in [(true, 1000), (false, 0)] {
+        let mut target = Target::gated(&program, args!["--calls", 1000]);
+        if inside {
+            std::fs::write(group.join("cgroup.procs"), target.pid().to_string())
+                .expect("move the target");
+        }
+        let probe = format!("{}:work", program.display());
+        let flags = args![
+            "count",
+            probe,
+            "--pid",
+            target.pid(),
+            "--cgroup",
+            group.display()
+        ];
+        let uprof = Uprof::json(flags).start();
+        target.truth();
+        let report = uprof.stop().report();
+        assert!(target.end().success());
+        let probe = report.only();
+        assert_eq!(
+            (probe.hits, probe.aggregated),
+            (1000, counted),
+            "inside: {inside}, {probe:?}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_is_no_cgroup_is_refused() {
+    let program = Fixture::Calls.path();
+    let probe = format!("{}:work", program.display());
+    let finished = Uprof::new(args!["count", probe, "--cgroup", "/etc"]).run();
+    finished.refused(1, &["/etc", "version 2"]);
 }
 
 #[test]

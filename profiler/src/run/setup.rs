@@ -1,5 +1,7 @@
 //! What is settled before a run: the processes, the filters, the engine's options.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 use uprof_ebpf::{EngineOptions, Mechanism};
 use uprof_symbols::process::{self, Process};
@@ -79,22 +81,34 @@ fn user_id(user: &str) -> Result<u32> {
     found.with_context(|| format!("no user named {user} in /etc/passwd: give --uid a number"))
 }
 
-/// The id of a cgroup (v2) is the inode number of its folder.
-fn cgroup_id(path: &std::path::Path) -> Result<u64> {
+/// The id of a cgroup is the inode number of its folder: in the version 2 hierarchy, the only one whose ids
+/// programs are told.
+fn cgroup_id(path: &Path) -> Result<u64> {
     use std::os::unix::fs::MetadataExt;
-    let full = if path.is_absolute() && path.exists() {
-        path.to_owned()
-    } else {
-        std::path::Path::new("/sys/fs/cgroup").join(path.strip_prefix("/").unwrap_or(path))
-    };
-    let meta = std::fs::metadata(&full).with_context(|| {
-        format!(
-            "no cgroup {} (looked for {})",
-            path.display(),
-            full.display()
-        )
-    })?;
-    Ok(meta.ino())
+
+    use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+    let below = path.strip_prefix("/").unwrap_or(path);
+    let places = [
+        Path::new("/sys/fs/cgroup").join(below),
+        Path::new("/sys/fs/cgroup/unified").join(below),
+        path.to_owned(),
+    ];
+    for place in &places {
+        if statfs(place).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC) {
+            let meta = std::fs::metadata(place)
+                .with_context(|| format!("cannot read {}", place.display()))?;
+            return Ok(meta.ino());
+        }
+    }
+    bail!(
+        "no cgroup {} in the version 2 hierarchy (looked at {})\nA process's own is the line 0:: in /proc/PID/cgroup; \
+         version 1 cgroups cannot be told apart by a probe",
+        path.display(),
+        places
+            .each_ref()
+            .map(|p| p.display().to_string())
+            .join(", ")
+    )
 }
 
 pub fn options(common: &Common) -> Result<EngineOptions> {
