@@ -68,7 +68,7 @@ fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<Map
         return Ok(None);
     }
     let value = table_value(&probe.action);
-    let entries = options.max_keys.clamp(1, MAX_TABLE_BYTES / (value + key));
+    let entries = table_entries(&probe.action, value + key, options);
     create_map(
         "keys",
         bpf_map_type::BPF_MAP_TYPE_HASH,
@@ -371,5 +371,39 @@ impl Loader<'_> {
             code.insns[at].imm = id as i32;
         }
         Ok(())
+    }
+}
+
+/// How many keys a table has room for; `bytes`: of a key and its value.
+fn table_entries(action: &Action, bytes: u32, options: &EngineOptions) -> u32 {
+    let wanted = match action {
+        Action::Histogram { .. } => options.max_keys.min(options.max_histograms),
+        _ => options.max_keys,
+    };
+    wanted.clamp(1, MAX_TABLE_BYTES / bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::expr::Expr;
+
+    #[test]
+    fn tables_of_histograms_are_small_unless_asked_for() {
+        let histogram = Action::Histogram {
+            value: Expr::Arg(0),
+            key: vec![],
+        };
+        let count = Action::Count { key: vec![] };
+        let standard = EngineOptions::default();
+        assert_eq!(table_entries(&histogram, 7848, &standard), 256);
+        assert_eq!(table_entries(&count, 16, &standard), 8192);
+        let more = EngineOptions {
+            max_keys: 2000,
+            max_histograms: 2000,
+            ..standard
+        };
+        assert_eq!(table_entries(&histogram, 7848, &more), 2000);
+        assert_eq!(table_entries(&histogram, MAX_TABLE_BYTES / 3, &more), 3);
     }
 }

@@ -34,6 +34,8 @@ const DRAIN: Duration = Duration::from_millis(20);
 /// How long a process that has just started may take until its libraries are in place.
 const SETTLE: Duration = Duration::from_secs(5);
 
+/// How many processes that were armed late the report names one by one.
+const NOTED: usize = 3;
 /// What is said when nothing happened: silence would leave open whether the probes worked.
 const NO_HITS: &str = "nothing was hit: no process that was watched called these functions while the probes were armed";
 
@@ -131,6 +133,8 @@ struct Run {
     armed: HashSet<u32>,
     /// Processes of the wanted name that are still loading.
     settling: Vec<(Start, Instant)>,
+    /// How many processes were armed after they had started.
+    late: usize,
     changes: mpsc::UnboundedReceiver<Change>,
     tell: mpsc::UnboundedSender<Change>,
 }
@@ -175,6 +179,7 @@ impl Run {
             selection,
             armed: HashSet::new(),
             settling: Vec::new(),
+            late: 0,
             changes,
             tell,
         };
@@ -398,6 +403,12 @@ impl Run {
                 {
                     summary.notes.push(NO_HITS.to_owned());
                 }
+                if self.late > NOTED {
+                    let more = self.late - NOTED;
+                    summary
+                        .notes
+                        .push(format!("the same is true of {more} more processes"));
+                }
                 if self.common.format == Format::Json || self.common.output.is_some() {
                     tell_losses(&summary);
                 }
@@ -490,7 +501,10 @@ impl Run {
                         report::units::duration(late as f64)
                     );
                     eprintln!("uprof: {note}");
-                    self.plan.notes.push(note);
+                    self.late += 1;
+                    if self.late <= NOTED {
+                        self.plan.notes.push(note);
+                    }
                 }
                 Err(_) if !target::alive(start.pid) => {}
                 Err(_) if since.elapsed() < SETTLE => self.settling.push((start, since)),

@@ -1,6 +1,6 @@
 //! From function patterns to sites in the files of the processes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, bail};
@@ -135,16 +135,20 @@ impl Plan {
     fn keep_sites(&mut self, slot: usize, file: &TargetFile, found: Sites) -> Attachment {
         let variant = &mut self.variants[slot];
         let mut sites = Vec::new();
-        let fresh = variant.functions.is_empty();
+        // A process that starts later may run a file whose sites are known already.
+        let known: HashSet<_> = variant
+            .sites
+            .iter()
+            .map(|s| (s.file, s.site.offset))
+            .collect();
+        let indexes: HashMap<String, usize> = match variant.functions.is_empty() {
+            // Within one file names may repeat (static functions): each is its own then.
+            true => HashMap::new(),
+            false => variant.functions.iter().cloned().zip(0..).collect(),
+        };
         for (function, site) in found.placed {
             let name = function.names.into_iter().next().unwrap_or_default();
-            // Within one file names may repeat (static functions): each is its own then.
-            let known = if fresh {
-                None
-            } else {
-                variant.functions.iter().position(|f| *f == name)
-            };
-            let index = known.unwrap_or_else(|| {
+            let index = indexes.get(&name).copied().unwrap_or_else(|| {
                 variant.functions.push(name);
                 variant.functions.len() - 1
             }) as u32;
@@ -153,6 +157,9 @@ impl Plan {
                 offset: site.offset,
                 site: index,
             });
+            if known.contains(&(file.image.file_id(), site.offset)) {
+                continue;
+            }
             variant.sites.push(PlannedSite {
                 display: file.display.clone(),
                 file: file.image.file_id(),
