@@ -146,7 +146,7 @@ impl Run {
         let limits = limits(&job.common, &selection)?;
         let mut plan = Plan::new(job.recipe, job.targets, limits)?;
         let attachments = plan.place(&selection).map_err(for_want_of_privileges)?;
-        if selection.comm.is_some() && !selection.all {
+        if selection.awaited().is_some() {
             plan.reserve()
         } else {
             plan.prune()
@@ -192,7 +192,7 @@ impl Run {
         run.arm(&attachments)?;
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
-        let collector = Collector::new(&run.plan, &run.engine);
+        let collector = Collector::new(&run.plan);
         run.collect(collector, output.as_mut(), signals, held).await
     }
 
@@ -242,7 +242,7 @@ impl Run {
                 Err(e) => return Err(e).context(format!("cannot watch process {pid}")),
             }
         }
-        if self.selection.comm.is_some() && !self.selection.all {
+        if self.selection.awaited().is_some() {
             let starts = match Starts::listen() {
                 Ok(starts) => starts,
                 Err(e) if !self.selection.pids.is_empty() => {
@@ -287,8 +287,8 @@ impl Run {
             (_, Some(d)) => format!("; for {}", report::units::duration(d.as_nanos() as f64)),
             _ => "; Ctrl-C to stop".into(),
         };
-        let waiting = match &self.selection.comm {
-            Some(name) if self.selection.pids.is_empty() && !self.selection.all => {
+        let waiting = match self.selection.awaited() {
+            Some(name) if self.selection.pids.is_empty() => {
                 format!(", waiting for {name} to start")
             }
             _ => String::new(),
@@ -368,11 +368,11 @@ impl Run {
                     break Ok(());
                 }
                 change = self.changes.recv() => {
-                    if let Some(change) = change && self.changed(change, &mut c) { break Ok(()) }
+                    if let Some(change) = change && self.changed(change) { break Ok(()) }
                     Ok(())
                 }
                 _ = tokio::time::sleep(Duration::from_millis(1)), if !self.settling.is_empty() => {
-                    self.settle(&mut c);
+                    self.settle();
                     Ok(())
                 }
                 ready = readable(ring.as_ref()), if ring.is_some() => {
@@ -441,7 +441,7 @@ impl Run {
     }
 
     /// Takes note of a process's start or end. True: there is nothing left to watch.
-    fn changed(&mut self, change: Change, c: &mut Collector) -> bool {
+    fn changed(&mut self, change: Change) -> bool {
         match change {
             Change::Ended(pid) => {
                 self.selection.pids.retain(|p| *p != pid);
@@ -470,14 +470,14 @@ impl Run {
                         self.settling.push((start, Instant::now()));
                     }
                 }
-                self.settle(c);
+                self.settle();
                 false
             }
         }
     }
 
     /// Arms processes of the wanted name that have started, as soon as their libraries are in place.
-    fn settle(&mut self, _c: &mut Collector) {
+    fn settle(&mut self) {
         for (start, since) in std::mem::take(&mut self.settling) {
             let selection = Selection {
                 pids: vec![start.pid],

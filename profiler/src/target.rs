@@ -22,7 +22,12 @@ impl Selection {
     /// Whether the user named processes at all (even if none of them runs yet). With `--all` a name is only a
     /// filter in the program, as every process is hit.
     pub fn named(&self) -> bool {
-        !self.pids.is_empty() || self.comm.is_some() && !self.all
+        !self.pids.is_empty() || self.awaited().is_some()
+    }
+
+    /// The name of processes that are armed as they start.
+    pub fn awaited(&self) -> Option<&str> {
+        self.comm.as_deref().filter(|_| !self.all)
     }
 }
 

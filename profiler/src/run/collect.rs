@@ -25,7 +25,7 @@ pub struct Collector {
 
 impl Collector {
     /// For a plan's variants, in the engine's order.
-    pub fn new(plan: &Plan, _engine: &Engine) -> Self {
+    pub fn new(plan: &Plan) -> Self {
         Self {
             decoders: plan
                 .variants
