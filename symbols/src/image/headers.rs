@@ -46,9 +46,12 @@ pub(crate) struct Section {
     pub(crate) name: String,
     pub(crate) kind: SectionType,
     pub(crate) executable: bool,
+    /// Where it is loaded; 0 for what is not.
+    pub(crate) address: u64,
     pub(crate) offset: u64,
     pub(crate) size: u64,
     pub(crate) link: u32,
+    pub(crate) info: u32,
 }
 
 pub(crate) struct Note {
@@ -469,9 +472,11 @@ fn read_sections(path: &Path, file: &File, len: u64, header: &Header) -> Result<
             name: name(section.sh_name.get(LE)),
             kind: section.sh_type.get(LE),
             executable: section.sh_flags.get(LE).0 & elf::SHF_EXECINSTR.0 != 0,
+            address: section.sh_addr.get(LE),
             offset: section.sh_offset.get(LE),
             size: section.sh_size.get(LE),
             link: section.sh_link.get(LE),
+            info: section.sh_info.get(LE),
         })
         .collect())
 }

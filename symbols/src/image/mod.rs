@@ -232,6 +232,20 @@ impl Image {
         &self.headers
     }
 
+    /// The bytes of a section as they lie in the file (not decompressed), with its address; `None` where there is
+    /// none, or it has no bytes there (NOBITS, as in debug files).
+    ///
+    /// # Errors
+    /// It reaches past the end of the file, or cannot be read.
+    pub(crate) fn section_data(&self, name: &str) -> Result<Option<(u64, Vec<u8>)>> {
+        let Some(section) = self.headers.section(name).filter(|s| s.kind != elf::SHT_NOBITS) else {
+            return Ok(None);
+        };
+        let len = self.headers.file_len;
+        headers::read_checked(&self.path, &self.file, len, section.offset, section.size, name)
+            .map(|bytes| Some((section.address, bytes)))
+    }
+
     /// The symbol tables. Read at the first call.
     fn symbols(&self) -> Result<&Symbols> {
         if let Some(symbols) = self.symbols.get() {
