@@ -27,6 +27,7 @@ pub mod image;
 mod pattern;
 pub mod process;
 pub mod site;
+pub mod types;
 
 pub use demangle::demangle;
 pub use error::{Error, Result};
