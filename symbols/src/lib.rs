@@ -21,6 +21,7 @@
 //! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
 
 mod arch;
+pub mod debug;
 mod demangle;
 mod error;
 pub mod image;
@@ -31,6 +32,6 @@ pub mod types;
 
 pub use demangle::demangle;
 pub use error::{Error, Result};
-pub use image::{FileId, Function, Image, NameSource};
+pub use image::{FileId, Function, Image, NameSource, OpenOptions};
 pub use pattern::Pattern;
 pub use process::{Process, find_library_file, find_program};

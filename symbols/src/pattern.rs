@@ -23,6 +23,33 @@ pub enum Pattern {
     Glob(String),
     /// A demangled C++ or Rust name, with or without parameters. White space does not count.
     Demangled(String),
+    /// A regular expression between slashes, matched against raw names and against demangled ones.
+    Regex(String),
+    /// A name with the version of a library's interface that it belongs to.
+    Versioned {
+        /// The name.
+        name: String,
+        /// The version, e.g. `GLIBC_2.14`.
+        version: String,
+        /// Written with `@@`: only if it is the version that new programs get.
+        default: bool,
+    },
+    /// A line of a source file: the statements on it.
+    Line {
+        /// The file's name, or the end of its path.
+        file: String,
+        /// The line, counted from 1.
+        line: u32,
+    },
+    /// A static probe that the program's authors put there (`usdt:PROVIDER:NAME`).
+    Usdt {
+        /// Who provides it; a glob.
+        provider: String,
+        /// Its name; a glob.
+        name: String,
+    },
+    /// Only the copies of a function that the compiler put in line (`NAME@inlined`).
+    Inlined(Box<Pattern>),
     /// A virtual address in the file: the function that it lies in, and the offset in it.
     Address(u64),
     /// Bytes past the start of what the base names.
@@ -90,17 +117,29 @@ impl Pattern {
         match self {
             Self::Exact(text) | Self::Glob(text) | Self::Demangled(text) => Cow::Borrowed(text),
             Self::Address(address) => Cow::Owned(format!("{address:#x}")),
-            Self::Offset { base, .. } => base.text(),
+            Self::Offset { base, .. } | Self::Inlined(base) => base.text(),
+            Self::Regex(_) | Self::Versioned { .. } | Self::Line { .. } | Self::Usdt { .. } => {
+                Cow::Owned(self.to_string())
+            }
         }
     }
 }
 
 impl std::fmt::Display for Pattern {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.text())?;
-        match self.offset() {
-            Some(add) => write!(f, "+{add:#x}"),
-            None => Ok(()),
+        match self {
+            Self::Exact(text) | Self::Glob(text) | Self::Demangled(text) => f.write_str(text),
+            Self::Regex(text) => write!(f, "/{text}/"),
+            Self::Versioned {
+                name,
+                version,
+                default,
+            } => write!(f, "{name}{}{version}", if *default { "@@" } else { "@" }),
+            Self::Line { file, line } => write!(f, "{file}:{line}"),
+            Self::Usdt { provider, name } => write!(f, "usdt:{provider}:{name}"),
+            Self::Inlined(base) => write!(f, "{base}@inlined"),
+            Self::Address(address) => write!(f, "{address:#x}"),
+            Self::Offset { base, add } => write!(f, "{base}+{add:#x}"),
         }
     }
 }
@@ -204,7 +243,8 @@ impl Matcher {
                 tries.push(Self::demangled(text, false));
                 tries
             }
-            Pattern::Address(_) => Vec::new(),
+            Pattern::Address(_) | Pattern::Line { .. } | Pattern::Usdt { .. } => Vec::new(),
+            Pattern::Regex(_) | Pattern::Versioned { .. } | Pattern::Inlined(_) => Vec::new(),
             Pattern::Offset { base, .. } => Self::for_pattern(base)?,
         })
     }

@@ -35,7 +35,7 @@ impl Image {
         let len = function.code_len().min(max);
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = || Error::Truncated {
-            path: self.path.clone(),
+            path: self.elf.path.clone(),
             what: format!(
                 "the code of {} at offset {:#x} is missing",
                 function.name(),
@@ -58,6 +58,7 @@ impl Image {
         let mut filled = 0;
         while filled < len {
             match self
+                .elf
                 .file
                 .read_at(&mut window.bytes[filled..], offset + filled as u64)
             {
@@ -66,7 +67,7 @@ impl Image {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     return Err(Error::Io {
-                        path: self.path.clone(),
+                        path: self.elf.path.clone(),
                         action: "read",
                         source,
                     });
@@ -92,7 +93,7 @@ impl site::Surroundings for Around<'_> {
     fn code_at(&self, address: u64) -> Vec<u8> {
         /// Longer than most cold parts; the longest instruction at its end may be cut.
         const LEN: usize = 512;
-        let headers = &self.image.headers;
+        let headers = &self.image.elf.headers;
         let Some(offset) = headers.code_offset(address) else {
             return Vec::new();
         };

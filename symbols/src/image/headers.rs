@@ -1,6 +1,7 @@
 //! ELF header, segments, sections, dynamic entries and notes, each checked against the file's length.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -22,22 +23,54 @@ const MAX_HEADERS: u64 = 16 << 20;
 /// Notes, interpreter and dynamic entries are small; what claims to be larger is not read.
 const MAX_SMALL: u64 = 1 << 20;
 
+/// What an ELF file's bytes come from: a file, or memory that one was unpacked to.
+pub(crate) trait Source {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl Source for File {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        FileExt::read_exact_at(self, buffer, offset)
+    }
+}
+
+impl Source for Vec<u8> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let start = usize::try_from(offset).ok();
+        let end = start.and_then(|start| start.checked_add(buffer.len()));
+        let bytes = start.zip(end).and_then(|(start, end)| self.get(start..end));
+        buffer.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+}
+
+/// What a file's headers are expected to describe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Holds {
+    /// A program or library: its segments lie in the file.
+    Code,
+    /// Only names and debug information. Its segments are those of the program it belongs to, and not in the file.
+    Names,
+}
+
 #[derive(Debug)]
 pub(crate) struct Headers {
     pub(crate) kind: FileType,
     pub(crate) entry: u64,
     pub(crate) file_len: u64,
+    holds: Holds,
     segments: Vec<Segment>,
     sections: Vec<Section>,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Segment {
-    kind: ProgramType,
-    executable: bool,
-    offset: u64,
+    pub(crate) kind: ProgramType,
+    pub(crate) executable: bool,
+    pub(crate) writable: bool,
+    pub(crate) offset: u64,
     pub(crate) address: u64,
-    file_size: u64,
+    pub(crate) file_size: u64,
     align: u64,
 }
 
@@ -52,6 +85,9 @@ pub(crate) struct Section {
     pub(crate) size: u64,
     pub(crate) link: u32,
     pub(crate) info: u32,
+    /// The size of one entry, where it is a table.
+    pub(crate) each: u64,
+    align: u64,
 }
 
 pub(crate) struct Note {
@@ -61,7 +97,7 @@ pub(crate) struct Note {
 }
 
 impl Headers {
-    pub(crate) fn read(path: &Path, file: &File, len: u64) -> Result<Self> {
+    pub(crate) fn read(path: &Path, file: &dyn Source, len: u64, holds: Holds) -> Result<Self> {
         let read = |offset, size, what: &str| read_checked(path, file, len, offset, size, what);
         let start = read(0, len.min(64), "its first bytes")?;
         check_magic(path, &start)?;
@@ -75,7 +111,7 @@ impl Headers {
         }
         let (header, _) = pod::from_bytes::<Header>(&start)
             .map_err(|()| truncated("it ends within the ELF header"))?;
-        check_kind(path, header)?;
+        check_kind(path, header, holds)?;
 
         let program_size = u64::from(header.e_phentsize.get(LE));
         if header.e_phnum.get(LE) > 0 && program_size != size_of::<ProgramHeader64<LE>>() as u64 {
@@ -91,7 +127,8 @@ impl Headers {
             .iter()
             .map(Segment::new)
             .collect();
-        for segment in segments.iter().filter(|s| s.kind == elf::PT_LOAD) {
+        let loaded = segments.iter().filter(|s| s.kind == elf::PT_LOAD);
+        for segment in loaded.filter(|_| holds == Holds::Code) {
             if segment
                 .offset
                 .checked_add(segment.file_size)
@@ -108,6 +145,7 @@ impl Headers {
             kind: header.e_type.get(LE),
             entry: header.e_entry.get(LE),
             file_len: len,
+            holds,
             segments,
             sections,
         })
@@ -131,6 +169,10 @@ impl Headers {
 
     pub(crate) fn segment_of_kind(&self, kind: ProgramType) -> Option<&Segment> {
         self.segments.iter().find(|segment| segment.kind == kind)
+    }
+
+    pub(crate) fn segments(&self) -> &[Segment] {
+        &self.segments
     }
 
     /// The executable segment whose bytes in the file hold ADDRESS.
@@ -159,24 +201,24 @@ impl Headers {
     }
 
     /// The file offset of any loaded address (data too).
-    fn data_offset(&self, address: u64) -> Option<u64> {
+    pub(crate) fn data_offset(&self, address: u64) -> Option<u64> {
         self.segments
             .iter()
             .find(|s| s.kind == elf::PT_LOAD && address.wrapping_sub(s.address) < s.file_size)
             .map(|s| address - s.address + s.offset)
     }
 
-    pub(crate) fn interpreter(&self, file: &File) -> Option<String> {
+    pub(crate) fn interpreter(&self, file: &dyn Source) -> Option<String> {
         let bytes = self.segment_bytes(file, self.segment_of_kind(elf::PT_INTERP)?)?;
         let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
         String::from_utf8(bytes[..end].to_vec()).ok()
     }
 
-    fn segment_bytes(&self, file: &File, segment: &Segment) -> Option<Vec<u8>> {
+    fn segment_bytes(&self, file: &dyn Source, segment: &Segment) -> Option<Vec<u8>> {
         self.bytes(file, segment.offset, segment.file_size)
     }
 
-    fn bytes(&self, file: &File, offset: u64, size: u64) -> Option<Vec<u8>> {
+    fn bytes(&self, file: &dyn Source, offset: u64, size: u64) -> Option<Vec<u8>> {
         if size > MAX_SMALL || offset.checked_add(size)? > self.file_len {
             return None;
         }
@@ -186,7 +228,7 @@ impl Headers {
     }
 
     /// Tags and values of the dynamic section, empty for a static executable.
-    pub(crate) fn dynamic(&self, file: &File) -> Vec<(DynamicTag, u64)> {
+    pub(crate) fn dynamic(&self, file: &dyn Source) -> Vec<(DynamicTag, u64)> {
         let bytes = self
             .segment_of_kind(elf::PT_DYNAMIC)
             .and_then(|s| self.segment_bytes(file, s));
@@ -204,14 +246,14 @@ impl Headers {
         )
     }
 
-    pub(crate) fn flagged_pie(&self, file: &File) -> bool {
+    pub(crate) fn flagged_pie(&self, file: &dyn Source) -> bool {
         let flags = elf::DF_1_PIE.0;
         self.dynamic(file)
             .iter()
             .any(|(tag, value)| *tag == elf::DT_FLAGS_1 && value & flags != 0)
     }
 
-    pub(crate) fn dynamic_strings(&self, file: &File, wanted: DynamicTag) -> Vec<String> {
+    pub(crate) fn dynamic_strings(&self, file: &dyn Source, wanted: DynamicTag) -> Vec<String> {
         let entries = self.dynamic(file);
         let value = |wanted: DynamicTag| {
             entries
@@ -240,13 +282,30 @@ impl Headers {
             .collect()
     }
 
-    pub(crate) fn notes(&self, file: &File) -> Vec<Note> {
+    pub(crate) fn build_id(&self, file: &dyn Source) -> Option<Vec<u8>> {
+        let notes = self.notes(file);
+        let id = notes
+            .into_iter()
+            .find(|note| note.kind == elf::NT_GNU_BUILD_ID && note.name == b"GNU");
+        id.map(|note| note.data)
+    }
+
+    pub(crate) fn notes(&self, file: &dyn Source) -> Vec<Note> {
         let mut notes = Vec::new();
-        for segment in self.segments.iter().filter(|s| s.kind == elf::PT_NOTE) {
-            let Some(bytes) = self.segment_bytes(file, segment) else {
+        let segments = self.segments.iter().filter(|s| s.kind == elf::PT_NOTE);
+        let segments = segments.map(|s| (s.offset, s.file_size, s.align));
+        // The segments of a debug file lead nowhere.
+        let sections = self.sections.iter().filter(|s| s.kind == elf::SHT_NOTE);
+        let sections = sections.map(|s| (s.offset, s.size, s.align));
+        let places: Vec<_> = match self.holds {
+            Holds::Code => segments.collect(),
+            Holds::Names => sections.collect(),
+        };
+        for (offset, size, align) in places {
+            let Some(bytes) = self.bytes(file, offset, size) else {
                 continue;
             };
-            let Ok(mut each) = NoteIterator::<Header>::new(LE, segment.align, &bytes) else {
+            let Ok(mut each) = NoteIterator::<Header>::new(LE, align, &bytes) else {
                 continue;
             };
             while let Ok(Some(note)) = each.next() {
@@ -266,6 +325,7 @@ impl Segment {
         Self {
             kind: header.p_type.get(LE),
             executable: header.p_flags.get(LE).0 & elf::PF_X.0 != 0,
+            writable: header.p_flags.get(LE).0 & elf::PF_W.0 != 0,
             offset: header.p_offset.get(LE),
             address: header.p_vaddr.get(LE),
             file_size: header.p_filesz.get(LE),
@@ -281,7 +341,7 @@ impl Segment {
 /// Reads SIZE bytes at OFFSET, or says that the file ends before.
 pub(crate) fn read_checked(
     path: &Path,
-    file: &File,
+    file: &dyn Source,
     len: u64,
     offset: u64,
     size: u64,
@@ -299,7 +359,7 @@ pub(crate) fn read_checked(
     let mut bytes = vec![0; usize::try_from(size).map_err(|_| truncated())?];
     file.read_exact_at(&mut bytes, offset)
         .map_err(|source| match source.kind() {
-            std::io::ErrorKind::UnexpectedEof => truncated(),
+            io::ErrorKind::UnexpectedEof => truncated(),
             _ => Error::Io {
                 path: path.to_owned(),
                 action: "read",
@@ -360,7 +420,7 @@ fn check_magic(path: &Path, start: &[u8]) -> Result<()> {
     }
 }
 
-fn check_kind(path: &Path, header: &Header) -> Result<()> {
+fn check_kind(path: &Path, header: &Header, holds: Holds) -> Result<()> {
     let machine = header.e_machine.get(LE);
     let foreign = |found| Error::ForeignArch {
         path: path.to_owned(),
@@ -384,6 +444,8 @@ fn check_kind(path: &Path, header: &Header) -> Result<()> {
     }
     let found = match header.e_type.get(LE) {
         elf::ET_EXEC | elf::ET_DYN => return Ok(()),
+        // The files that dwz shares between debug files are of no kind in particular.
+        _ if holds == Holds::Names => return Ok(()),
         elf::ET_REL => "an object file, not linked yet (ET_REL)".to_owned(),
         elf::ET_CORE => "a core dump (ET_CORE)".to_owned(),
         other => format!("an ELF file of type {other}"),
@@ -409,7 +471,12 @@ fn machine_name(machine: Machine) -> String {
     }
 }
 
-fn read_sections(path: &Path, file: &File, len: u64, header: &Header) -> Result<Vec<Section>> {
+fn read_sections(
+    path: &Path,
+    file: &dyn Source,
+    len: u64,
+    header: &Header,
+) -> Result<Vec<Section>> {
     let truncated = |what: &str| Error::Truncated {
         path: path.to_owned(),
         what: what.to_owned(),
@@ -477,6 +544,8 @@ fn read_sections(path: &Path, file: &File, len: u64, header: &Header) -> Result<
             size: section.sh_size.get(LE),
             link: section.sh_link.get(LE),
             info: section.sh_info.get(LE),
+            each: section.sh_entsize.get(LE),
+            align: section.sh_addralign.get(LE),
         })
         .collect())
 }

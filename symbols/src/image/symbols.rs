@@ -8,7 +8,7 @@ use object::elf::{self, Sym64};
 use object::pod;
 
 use super::headers::{Headers, read_checked};
-use super::{Function, NameSource};
+use super::{Bounds, Function, NameSource, Part};
 use crate::error::{Error, Result};
 
 /// No symbol table is larger; a file that claims more would only take the memory away.
@@ -201,6 +201,9 @@ impl Symbols {
             .first()
             .and_then(|entry| self.tables.get(usize::from(entry.table)))
             .map_or(NameSource::Symtab, |table| table.source);
+        let part = texts
+            .first()
+            .map_or(Part::Whole, |name| Part::of_name(name));
         Function {
             names: texts,
             address,
@@ -209,6 +212,12 @@ impl Symbols {
             end,
             undivided: end.min(next),
             source,
+            part,
+            bounds: if size > 0 {
+                Bounds::Symbol
+            } else {
+                Bounds::Next
+            },
         }
     }
 

@@ -85,6 +85,9 @@ pub struct Site {
     pub moved: u64,
     /// What a probe costs here.
     pub cost: Cost,
+    /// File offset of the 16-bit counter that the kernel raises while the probe is armed (its `ref_ctr_offset`):
+    /// a USDT probe's semaphore, without which the program skips the probe.
+    pub semaphore: Option<u64>,
     /// The probed instruction: the longest has 15 bytes.
     bytes: [u8; 15],
     len: u8,
@@ -100,6 +103,7 @@ impl Site {
             address: function.address + step.at as u64,
             moved: step.at as u64,
             cost,
+            semaphore: None,
             bytes,
             len: source.len() as u8,
         }

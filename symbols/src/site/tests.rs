@@ -1,5 +1,5 @@
 use super::*;
-use crate::image::NameSource;
+use crate::image::{Bounds, NameSource, Part};
 
 const NEW: &str = "6.18.1";
 const OLD: &str = "6.1.0";
@@ -15,6 +15,8 @@ fn function(code: &[u8], size: u64) -> Function {
         end,
         undivided: end,
         source: NameSource::Symtab,
+        part: Part::Whole,
+        bounds: Bounds::Symbol,
     }
 }
 
