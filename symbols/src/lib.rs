@@ -18,13 +18,16 @@
 //!
 //! - [`image`]: one ELF file: its functions, imports, identity.
 //! - [`site`]: where in a function a probe may sit, and what it costs there.
+//! - [`eh_frame`]: where code starts and ends by its unwind tables.
 //! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
 
 mod arch;
 pub mod debug;
 mod demangle;
+pub mod eh_frame;
 mod error;
 pub mod image;
+mod loaded;
 mod pattern;
 pub mod process;
 pub mod site;
