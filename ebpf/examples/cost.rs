@@ -77,6 +77,7 @@ fn probed(path: &Path, offset: u64, spec: ProbeSpec, options: &EngineOptions) ->
         path: path.into(),
         offset,
         site: 0,
+        semaphore: None,
     };
     engine
         .attach(0, &[site], Some(std::process::id()))

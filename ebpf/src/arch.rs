@@ -3,6 +3,12 @@
 
 /// Offsets of the registers that carry arguments 0 to 5: rdi, rsi, rdx, rcx, r8, r9.
 pub(crate) const ARGS: [i16; 6] = [112, 104, 96, 88, 72, 64];
+/// Offsets of the general registers by their DWARF numbers (System V ABI, x86-64 supplement, figure
+/// 3.36): rax, rdx, rcx, rbx, rsi, rdi, rbp, rsp, r8 to r15, and rip, which at a hit is the probed
+/// address, whether the probe is a breakpoint or a nop that became a call.
+pub(crate) const DWARF_REGS: [i16; 17] = [
+    80, 96, 88, 40, 104, 112, 32, 152, 72, 64, 56, 48, 24, 16, 8, 0, 128,
+];
 /// Offset of the register that carries the return value: rax.
 pub(crate) const RETVAL: i16 = 80;
 /// Offset of the stack pointer.

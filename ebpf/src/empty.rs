@@ -46,6 +46,7 @@ impl EmptyProbe {
             path: path.to_path_buf(),
             offsets: vec![offset],
             indexes: vec![0],
+            semaphores: vec![],
         };
         let link = link::multi(prog.as_fd(), &file, false, Some(pid), false, session)?;
         Ok(EmptyProbe {

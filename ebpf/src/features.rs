@@ -127,6 +127,7 @@ fn has_links(attach_type: u32, kfunc: Option<Kfunc>) -> io::Result<()> {
         path: Path::new("/"),
         offsets: &[1],
         cookies: &[],
+        semaphores: &[],
         pid: None,
         at_return: false,
         attach_type,
@@ -146,7 +147,7 @@ fn perf_uprobe() -> io::Result<()> {
     let source = PerfSource::find()?;
     let pid = Some(std::process::id());
     source
-        .attach(prog.as_fd(), &exe, 0, pid, false, None)
+        .attach(prog.as_fd(), &exe, (0, 0), pid, false, None)
         .map(drop)
 }
 

@@ -20,14 +20,17 @@ pub(crate) struct FileSites {
     pub path: PathBuf,
     pub offsets: Vec<u64>,
     pub indexes: Vec<u64>,
+    /// Offsets of semaphores, 0 for none; empty when no site has one.
+    pub semaphores: Vec<u64>,
 }
 
 /// Sorts sites by file.
 pub(crate) fn by_file(sites: &[AttachSite]) -> Vec<FileSites> {
-    let mut files: BTreeMap<&Path, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut files: BTreeMap<&Path, Vec<(u64, u64, u64)>> = BTreeMap::new();
     for site in sites {
         let list = files.entry(&site.path).or_default();
-        list.push((site.offset, site.site.into()));
+        // The kernel takes offset 0, where the ELF header is, for none.
+        list.push((site.offset, site.site.into(), site.semaphore.unwrap_or(0)));
     }
     files
         .into_iter()
@@ -37,6 +40,10 @@ pub(crate) fn by_file(sites: &[AttachSite]) -> Vec<FileSites> {
                 path: path.to_path_buf(),
                 offsets: list.iter().map(|s| s.0).collect(),
                 indexes: list.iter().map(|s| s.1).collect(),
+                semaphores: match list.iter().any(|s| s.2 != 0) {
+                    true => list.iter().map(|s| s.2).collect(),
+                    false => Vec::new(),
+                },
             }
         })
         .collect()
@@ -55,6 +62,7 @@ pub(crate) fn multi(
         path: &file.path,
         offsets: &file.offsets,
         cookies: if cookies { &file.indexes } else { &[] },
+        semaphores: &file.semaphores,
         pid,
         at_return,
         attach_type: match session {
@@ -73,6 +81,8 @@ pub(crate) fn multi(
 pub(crate) struct PerfSource {
     kind: u32,
     retprobe_bit: u32,
+    /// Where a semaphore's offset goes in the event's config; from Linux 4.20.
+    semaphore_shift: Option<u32>,
 }
 
 impl PerfSource {
@@ -88,7 +98,13 @@ impl PerfSource {
         };
         let kind = read("type")?;
         let bit = read("format/retprobe")?;
+        // "config:32-63"
+        let semaphore_shift = read("format/ref_ctr_offset").ok().and_then(|text| {
+            let (low, _) = text.trim().strip_prefix("config:")?.split_once('-')?;
+            low.parse().ok().filter(|b| *b < 64)
+        });
         Ok(PerfSource {
+            semaphore_shift,
             kind: kind.trim().parse().map_err(|_| odd("type", &kind))?,
             retprobe_bit: bit
                 .trim()
@@ -99,18 +115,36 @@ impl PerfSource {
         })
     }
 
+    /// The event's config: whether it is at the return, and where the semaphore is (0: none).
+    fn config(self, at_return: bool, semaphore: u64) -> io::Result<u64> {
+        let mut config = u64::from(at_return) << self.retprobe_bit;
+        if semaphore != 0 {
+            let shift = self.semaphore_shift.ok_or_else(|| {
+                io::Error::other("this kernel knows no semaphores of USDT probes (Linux 4.20 does)")
+            })?;
+            let placed = semaphore << shift;
+            if placed >> shift != semaphore {
+                return Err(io::Error::other(format!(
+                    "the semaphore at offset {semaphore:#x} is beyond what a perf event can name"
+                )));
+            }
+            config |= placed;
+        }
+        Ok(config)
+    }
+
     /// One site, by a perf event of its own.
     pub fn attach(
         self,
         prog: BorrowedFd<'_>,
         path: &Path,
-        offset: u64,
+        (offset, semaphore): (u64, u64),
         pid: Option<u32>,
         at_return: bool,
         cookie: Option<u64>,
     ) -> io::Result<Link> {
-        let bit = at_return.then_some(self.retprobe_bit);
-        let event = sys::perf_uprobe(self.kind, path, offset, pid, bit)?;
+        let config = self.config(at_return, semaphore)?;
+        let event = sys::perf_uprobe(self.kind, path, offset, pid, config)?;
         let link = match sys::link_perf(prog, event.as_fd(), cookie.unwrap_or(0)) {
             Ok(link) => Some(link),
             // Before Linux 5.15 there are no such links, nor cookies.

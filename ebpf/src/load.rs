@@ -212,6 +212,7 @@ impl Found {
                 path: Path::new("/"),
                 offsets: &[1],
                 cookies: &[],
+                semaphores: &[],
                 pid: None,
                 at_return: false,
                 attach_type,

@@ -109,6 +109,8 @@ pub(crate) struct MultiLink<'a> {
     pub offsets: &'a [u64],
     /// One per offset, or empty.
     pub cookies: &'a [u64],
+    /// Offsets of semaphores, one per offset with 0 for none, or empty.
+    pub semaphores: &'a [u64],
     pub pid: Option<u32>,
     /// At the functions' returns.
     pub at_return: bool,
@@ -129,6 +131,9 @@ pub(crate) fn link_multi(prog: BorrowedFd<'_>, link: &MultiLink<'_>) -> io::Resu
     multi.offsets = link.offsets.as_ptr() as u64;
     if !link.cookies.is_empty() {
         multi.cookies = link.cookies.as_ptr() as u64;
+    }
+    if !link.semaphores.is_empty() {
+        multi.ref_ctr_offsets = link.semaphores.as_ptr() as u64;
     }
     multi.cnt = link.offsets.len() as u32;
     multi.flags = if link.at_return { MULTI_RETURN } else { 0 };
@@ -197,13 +202,13 @@ pub(crate) fn perf_uprobe(
     path: &Path,
     offset: u64,
     pid: Option<u32>,
-    retprobe_bit: Option<u32>,
+    config: u64,
 ) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let attr = PerfAttr {
         kind,
         size: size_of::<PerfAttr>() as u32,
-        config: retprobe_bit.map_or(0, |bit| 1 << bit),
+        config,
         config1: path.as_ptr() as u64,
         config2: offset,
         ..PerfAttr::default()

@@ -38,6 +38,7 @@ fn sites() -> Vec<AttachSite> {
             path: first.path.clone(),
             offset: first.offset + 16 * i as u64,
             site: i as u32,
+            semaphore: None,
         })
         .collect()
 }

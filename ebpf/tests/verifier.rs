@@ -23,9 +23,17 @@ struct Here {
     args: [u64; 3],
 }
 
+/// DWARF numbers of the registers that carry the first three arguments.
+const ARG_REGS: [u8; 3] = [5, 4, 1];
+
 impl Env for Here {
     fn arg(&self, n: u8) -> Result<u64, Fault> {
         Ok(self.args[usize::from(n)])
+    }
+    fn reg(&self, n: u8) -> u64 {
+        // rdi, rsi, rdx by their DWARF numbers carry the arguments.
+        let arg = ARG_REGS.iter().position(|r| *r == n).expect("one of them");
+        self.args[arg]
     }
     fn retval(&self) -> u64 {
         target(self.args[0], self.args[1], self.args[2])
@@ -101,7 +109,11 @@ fn bin_op() -> impl Strategy<Value = BinOp> {
 fn expr(at_return: bool) -> BoxedStrategy<Expr> {
     let task = prop::sample::select(vec![Builtin::Pid, Builtin::Tid, Builtin::Uid, Builtin::Gid]);
     let input = match at_return {
-        false => (0u8..3).prop_map(Expr::Arg).boxed(),
+        false => prop_oneof![
+            (0u8..3).prop_map(Expr::Arg),
+            prop::sample::select(ARG_REGS.to_vec()).prop_map(Expr::Reg)
+        ]
+        .boxed(),
         true => prop_oneof![Just(Expr::Retval), (0u16..3).prop_map(Expr::Saved)].boxed(),
     };
     prop_oneof![

@@ -109,7 +109,8 @@ impl Engine {
                 Err(e) => return Ok(Err(e)),
             },
         };
-        for (&offset, &index) in file.offsets.iter().zip(&file.indexes) {
+        for (i, (&offset, &index)) in file.offsets.iter().zip(&file.indexes).enumerate() {
+            let place = (offset, file.semaphores.get(i).copied().unwrap_or(0));
             let has_return = self.loaded[probe].at_return.is_some();
             let per_site = self.loaded[probe].per_site;
             if per_site {
@@ -119,7 +120,7 @@ impl Engine {
             let own = |part| self.per_site.get(&(probe, index as u32, part));
             let cookie = (self.probes[probe].sites > 1 && !per_site).then_some(index);
             let attach = |prog: &OwnedFd, at_return| {
-                source.attach(prog.as_fd(), &file.path, offset, pid, at_return, cookie)
+                source.attach(prog.as_fd(), &file.path, place, pid, at_return, cookie)
             };
             let at_return = match own(Part::Return).or(loaded.at_return.as_ref()) {
                 Some(prog) => match attach(prog, true) {

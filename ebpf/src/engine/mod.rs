@@ -30,6 +30,9 @@ pub struct AttachSite {
     pub offset: u64,
     /// Its index, below the probe's `sites`.
     pub site: u32,
+    /// Offset in the file of a USDT probe's semaphore: a counter (u16) that the kernel raises in
+    /// every process that maps the file while the site is attached.
+    pub semaphore: Option<u64>,
 }
 
 /// What attaches and is read. Dropping it detaches.

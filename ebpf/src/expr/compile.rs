@@ -83,7 +83,7 @@ impl<'a> Emitter<'a> {
             return Ok(());
         }
         match expr {
-            Expr::Const(_) | Expr::Retval | Expr::Latency => {}
+            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency => {}
             Expr::Arg(n) => {
                 self.asm.load(Size::DW, R0, R6, arch::SP);
                 self.asm.alu_imm(Alu::Add, R0, arch::stack_arg(*n));
@@ -147,6 +147,15 @@ impl<'a> Emitter<'a> {
                 Some(offset) => self.asm.load(Size::DW, dst, R6, *offset),
                 None => return Ok(false),
             },
+            Expr::Reg(_) if at_return => {
+                return Err(
+                    "a register is another one's at the return: capture it at entry".into(),
+                );
+            }
+            Expr::Reg(n) => match arch::DWARF_REGS.get(usize::from(*n)) {
+                Some(offset) => self.asm.load(Size::DW, dst, R6, *offset),
+                None => return Err(format!("there is no general register of DWARF number {n}")),
+            },
             Expr::Retval if at_return => self.asm.load(Size::DW, dst, R6, arch::RETVAL),
             Expr::Latency if at_return => match self.latency {
                 Some(slot) => self.asm.load(Size::DW, dst, R10, slot),
@@ -163,7 +172,7 @@ impl<'a> Emitter<'a> {
     fn is_leaf(expr: &Expr) -> bool {
         match expr {
             Expr::Arg(n) => usize::from(*n) < arch::ARGS.len(),
-            Expr::Const(_) | Expr::Retval | Expr::Latency => true,
+            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency => true,
             _ => false,
         }
     }

@@ -11,6 +11,8 @@ pub struct Fault;
 pub trait Env {
     /// Argument `n`; one on the stack can fault.
     fn arg(&self, n: u8) -> Result<u64, Fault>;
+    /// A register by its DWARF number.
+    fn reg(&self, n: u8) -> u64;
     /// The return value.
     fn retval(&self) -> u64;
     /// Nanoseconds from entry to return.
@@ -33,6 +35,7 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
     Ok(match expr {
         Expr::Const(value) => *value,
         Expr::Arg(n) => env.arg(*n)?,
+        Expr::Reg(n) => env.reg(*n),
         Expr::Retval => env.retval(),
         Expr::Latency => env.latency(),
         Expr::Builtin(which) => env.builtin(*which),

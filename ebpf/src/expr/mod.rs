@@ -123,6 +123,9 @@ pub enum Expr {
     /// Argument `n` of the function, as passed. 0..=5 are registers, 6.. are on the stack; valid
     /// at entry only, where the stack pointer is still at the return address.
     Arg(u8),
+    /// A general register at the hit, by its DWARF number on x86-64: 0 rax, 1 rdx, 2 rcx, 3 rbx,
+    /// 4 rsi, 5 rdi, 6 rbp, 7 rsp, 8..=15 r8 to r15, 16 rip (the probed address). At entry only.
+    Reg(u8),
     /// The function's return value; in a call's return part only.
     Retval,
     /// Nanoseconds from entry to return; in a call's return part only.
@@ -194,7 +197,9 @@ impl Expr {
     /// Whether evaluating it can fault.
     pub fn can_fault(&self) -> bool {
         match self {
-            Expr::Const(_) | Expr::Retval | Expr::Latency | Expr::Builtin(_) => false,
+            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency | Expr::Builtin(_) => {
+                false
+            }
             Expr::Arg(n) => *n >= REGISTER_ARGS,
             Expr::Saved(_) | Expr::Load { .. } => true,
             Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),

@@ -646,7 +646,12 @@ fn leaf(at_return: bool) -> BoxedStrategy<Expr> {
         ]
         .boxed()
     } else {
-        prop_oneof![common, (0u8..10).prop_map(Expr::Arg)].boxed()
+        prop_oneof![
+            common,
+            (0u8..10).prop_map(Expr::Arg),
+            (0u8..17).prop_map(Expr::Reg)
+        ]
+        .boxed()
     }
 }
 

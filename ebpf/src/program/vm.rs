@@ -442,6 +442,10 @@ impl Env for Reference<'_> {
         }
     }
 
+    fn reg(&self, n: u8) -> u64 {
+        self.regs[crate::arch::DWARF_REGS[usize::from(n)] as usize / 8]
+    }
+
     fn retval(&self) -> u64 {
         self.regs[crate::arch::RETVAL as usize / 8]
     }

@@ -55,6 +55,7 @@ pub fn site(address: usize, index: u32) -> AttachSite {
                 path: PathBuf::from(fields[5]),
                 offset: (address - hex(from) + hex(fields[2])) as u64,
                 site: index,
+                semaphore: None,
             };
         }
     }

@@ -156,6 +156,7 @@ impl Plan {
                 path: file.open_path.clone(),
                 offset: site.offset,
                 site: index,
+                semaphore: None,
             });
             if known.contains(&(file.image.file_id(), site.offset)) {
                 continue;
