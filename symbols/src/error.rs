@@ -161,7 +161,34 @@ pub enum Error {
         /// The directories that were searched.
         searched: Vec<String>,
     },
+    /// Something of the running kernel could not be read.
+    #[error("cannot {tried}: {why}")]
+    Kernel {
+        /// What was tried, as a verb and its object.
+        tried: String,
+        /// What the system said, and what could help.
+        why: String,
+    },
+    /// The running kernel has nothing of that name.
+    #[error("this kernel has no {what} \"{name}\"{}", like(nearest))]
+    NotInKernel {
+        /// What was looked for: "function", "tracepoint".
+        what: &'static str,
+        /// Its name.
+        name: String,
+        /// Names that are like it, best first.
+        nearest: Vec<String>,
+    },
 }
 
 /// This crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// "; like it: a, b", or nothing.
+fn like(names: &[String]) -> String {
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("; like it: {}", names.join(", "))
+    }
+}

@@ -27,6 +27,7 @@ mod demangle;
 pub mod eh_frame;
 mod error;
 pub mod image;
+pub mod kernel;
 mod loaded;
 mod pattern;
 pub mod process;

@@ -4,6 +4,7 @@
 //! - [`place`]: where a value is ([`Place`], [`Variable`]).
 
 pub mod model;
+pub(crate) mod naming;
 pub mod place;
 
 pub use model::{BitField, Member, RecordKind, Shape, Text, TextLength, TypeId, TypeModel};

@@ -78,6 +78,23 @@ pub enum Shape {
     Unsupported(String),
 }
 
+impl Shape {
+    /// Size in bytes of everything but arrays, whose elements have to be asked.
+    pub(crate) fn plain_size(&self) -> Option<u64> {
+        match self {
+            Self::Int { bytes, .. }
+            | Self::Bool { bytes }
+            | Self::Char { bytes, .. }
+            | Self::Float { bytes }
+            | Self::Enum { bytes, .. }
+            | Self::Pointer { bytes, .. } => Some(u64::from(*bytes)),
+            Self::Record { size, .. } => *size,
+            Self::Text(text) => Some(text.size),
+            Self::Void | Self::Array { .. } | Self::Function | Self::Unsupported(_) => None,
+        }
+    }
+}
+
 /// What kind of record.
 #[derive(Copy, Clone, Debug, PartialEq, Eq)]
 pub enum RecordKind {

@@ -3,6 +3,7 @@
 mod eh_frame;
 mod fixtures;
 mod image;
+mod kernel;
 mod patterns;
 mod process;
 mod refusals;
