@@ -24,6 +24,7 @@
 mod arch;
 pub mod debug;
 mod demangle;
+pub mod dwarf;
 pub mod eh_frame;
 mod error;
 pub mod image;
