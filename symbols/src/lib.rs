@@ -19,6 +19,7 @@
 //! - [`image`]: one ELF file: its functions, imports, identity.
 //! - [`site`]: where in a function a probe may sit, and what it costs there.
 //! - [`eh_frame`]: where code starts and ends by its unwind tables.
+//! - [`go`]: functions and lines of Go programs, stripped ones too.
 //! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
 
 mod arch;
@@ -27,6 +28,7 @@ mod demangle;
 pub mod dwarf;
 pub mod eh_frame;
 mod error;
+pub mod go;
 pub mod image;
 pub mod kernel;
 mod loaded;

@@ -1,7 +1,9 @@
 //! An image's bytes by virtual address, code or data, as they lie in the file: what a process sees there before
 //! relocation.
 
-use object::elf;
+use object::LittleEndian as LE;
+use object::elf::{self, Rela64};
+use object::pod;
 
 use crate::error::Result;
 use crate::image::Image;
@@ -36,6 +38,12 @@ impl Image {
             .map(Some)
     }
 
+    /// The little-endian number of 8 bytes at a virtual address.
+    pub(crate) fn loaded_word(&self, address: u64) -> Option<u64> {
+        let bytes = self.loaded(address, 8).ok()??;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
     /// The loaded segments.
     pub(crate) fn loads(&self) -> impl Iterator<Item = &Segment> {
         let segments = self.headers().segments().iter();
@@ -59,4 +67,65 @@ impl Image {
             "a loaded segment",
         )
     }
+
+    /// All relocations that the dynamic linker (or a static program's start-up) applies: those of the dynamic
+    /// section (DT_RELA, DT_JMPREL), and of `.rela.*` sections where the file has no dynamic section.
+    ///
+    /// # Errors
+    /// The file cannot be read. Damaged tables are as good as none.
+    pub(crate) fn relocations(&self) -> Result<Vec<Relocation>> {
+        let dynamic = self.headers().dynamic(self.file());
+        let value = |wanted| {
+            let found = dynamic.iter().find(|(tag, _)| *tag == wanted);
+            found.map(|(_, value)| *value)
+        };
+        let mut tables = Vec::new();
+        for (start, size) in [
+            (elf::DT_RELA, elf::DT_RELASZ),
+            (elf::DT_JMPREL, elf::DT_PLTRELSZ),
+        ] {
+            tables.extend(value(start).zip(value(size)));
+        }
+        if tables.is_empty() {
+            let sections = [".rela.plt", ".rela.iplt", ".rela.dyn"];
+            let found = sections.map(|name| self.headers().section(name));
+            tables.extend(found.iter().flatten().map(|s| (s.address, s.size)));
+        }
+        let mut relocations = Vec::new();
+        for (address, size) in tables {
+            let Ok(size) = usize::try_from(size) else {
+                continue;
+            };
+            // A size that the file does not hold is refused before it is believed.
+            let Some(bytes) = self.loaded(address, size)? else {
+                continue;
+            };
+            let count = bytes.len() / size_of::<Rela64<LE>>();
+            if let Ok((entries, _)) = pod::slice_from_bytes::<Rela64<LE>>(&bytes, count) {
+                relocations.extend(entries.iter().map(|rela| Relocation {
+                    at: rela.r_offset.get(LE),
+                    kind: rela.r_type(LE, false).0,
+                    symbol: rela.r_sym(LE, false),
+                    addend: rela.r_addend.get(LE).cast_unsigned(),
+                }));
+            }
+        }
+        // A static program without a dynamic section may name one table twice.
+        relocations.sort_unstable();
+        relocations.dedup();
+        Ok(relocations)
+    }
+}
+
+/// One entry of a relocation table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Relocation {
+    /// The place that is written, as a virtual address.
+    pub(crate) at: u64,
+    /// `R_X86_64_...`.
+    pub(crate) kind: u32,
+    /// Index into `.dynsym`; 0 for none.
+    pub(crate) symbol: u32,
+    /// What is added, in two's complement.
+    pub(crate) addend: u64,
 }

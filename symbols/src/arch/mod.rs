@@ -1,13 +1,15 @@
 //! What depends on the processor, behind one interface: one file per architecture with the same items.
 //!
-//! - `NAME`, `MACHINE`: the architecture and its ELF number;
+//! - `NAME`, `MACHINE`: the architecture and its ELF number; `RELATIVE`: its kind of relocation for own addresses;
 //! - `Instructions`: decodes code in order, giving `Step`s;
 //! - `effects`, `cost`, `text`: one instruction's side effects, its price under a probe, its words.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86_64::{EffectsState, Instructions, MACHINE, NAME, Step, cost, effects, text};
+pub(crate) use x86_64::{
+    EffectsState, Instructions, MACHINE, NAME, RELATIVE, Step, cost, effects, text,
+};
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(
     "uprof-symbols knows x86-64 only; a new architecture is one more file beside x86_64.rs"

@@ -16,6 +16,9 @@ pub(crate) const NAME: &str = "x86-64";
 /// Its number in ELF headers (gABI, `e_machine`).
 pub(crate) const MACHINE: Machine = object::elf::EM_X86_64;
 
+/// The relocation that writes an address of the file itself.
+pub(crate) const RELATIVE: u32 = object::elf::R_X86_64_RELATIVE.0;
+
 /// The page size: an optimised nop must lie within one page.
 const PAGE: u64 = 4096;
 

@@ -2,6 +2,8 @@
 
 mod eh_frame;
 mod fixtures;
+mod go;
+mod go_layouts;
 mod image;
 mod kernel;
 mod patterns;
