@@ -20,6 +20,7 @@
 //! - [`site`]: where in a function a probe may sit, and what it costs there.
 //! - [`eh_frame`]: where code starts and ends by its unwind tables.
 //! - [`go`]: functions and lines of Go programs, stripped ones too.
+//! - [`usdt`]: probes that programs bring along.
 //! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
 
 mod arch;
@@ -36,9 +37,11 @@ mod pattern;
 pub mod process;
 pub mod site;
 pub mod types;
+pub mod usdt;
 
 pub use demangle::demangle;
 pub use error::{Error, Result};
 pub use image::{FileId, Function, Image, NameSource, OpenOptions};
 pub use pattern::Pattern;
 pub use process::{Process, find_library_file, find_program};
+pub use usdt::Usdt;

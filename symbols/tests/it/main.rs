@@ -10,3 +10,4 @@ mod patterns;
 mod process;
 mod refusals;
 mod sites;
+mod usdt;
