@@ -68,6 +68,35 @@ pub(crate) fn without_parameters(demangled: &str) -> &str {
     demangled
 }
 
+/// A name without its template or generic arguments: `ns::A<int>::f<char>` and `ns::A::<i32>::f::<u8>` -> `ns::A::f`.
+/// What begins a name in angle brackets stays: `<S as Trait>::act`.
+pub(crate) fn without_generics(name: &str) -> String {
+    let bytes = name.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let (mut depth, mut at) = (0u32, 0);
+    while at < bytes.len() {
+        if depth == 0 && bytes[at..].starts_with(b"operator") {
+            let past = skip_operator(bytes, at + b"operator".len());
+            out.extend_from_slice(&bytes[at..past]);
+            at = past;
+            continue;
+        }
+        match bytes[at] {
+            b'<' if depth > 0 || !out.is_empty() => {
+                if depth == 0 && out.ends_with(b"::") {
+                    out.truncate(out.len() - 2);
+                }
+                depth += 1;
+            }
+            b'>' if depth > 0 && bytes[at - 1] != b'-' => depth -= 1,
+            byte if depth == 0 => out.push(byte),
+            _ => {}
+        }
+        at += 1;
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
 /// Past the symbol of an operator's name, so that `operator()`, `operator<` and `operator->` do not count
 /// as brackets. AT stands behind the word.
 fn skip_operator(bytes: &[u8], at: usize) -> usize {

@@ -65,6 +65,30 @@ pub enum Error {
         /// Why, and what could help.
         why: &'static str,
     },
+    /// The file has the name, but not in this version.
+    #[error(
+        "{} has no {name} of version {wanted}: {}",
+        path.display(),
+        versions(name, known)
+    )]
+    NoSuchVersion {
+        /// The file.
+        path: PathBuf,
+        /// The name.
+        name: String,
+        /// The version that was asked for.
+        wanted: String,
+        /// The versions there are, each behind `@`, or `@@` if it is the default.
+        known: Vec<String>,
+    },
+    /// A return was asked for where there is none.
+    #[error("{place} has no return: {why}; probe its entry alone")]
+    NoReturn {
+        /// What was to be probed.
+        place: String,
+        /// Why it does not return.
+        why: &'static str,
+    },
     /// A pattern that cannot be read.
     #[error("cannot read the function pattern \"{pattern}\": {why}")]
     BadPattern {
@@ -179,6 +203,13 @@ pub enum Error {
         /// Names that are like it, best first.
         nearest: Vec<String>,
     },
+}
+
+fn versions(name: &str, known: &[String]) -> String {
+    match known {
+        [] => format!("{name} has no versions there"),
+        known => format!("there is {name}{}", known.join(&format!(", {name}"))),
+    }
 }
 
 /// This crate's results.

@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
-use crate::demangle::{demangle, is_mangled, squeeze, without_parameters};
 use crate::error::{Error, Result};
+use crate::matcher;
+
+/// What functions without a name are called, before their address.
+pub(crate) const NAMELESS: &str = "fn_";
 
 /// What functions are asked for.
 ///
@@ -62,18 +65,31 @@ pub enum Pattern {
 }
 
 impl Pattern {
-    /// Reads what a user typed.
+    /// Reads what a user typed:
+    ///
+    /// | text | names |
+    /// |---|---|
+    /// | `malloc`, `_ZN2ns1fEi` | the function of that name; `ns::f` as well, if it is C++ or Rust |
+    /// | `ns::f(int, char*)`, `<S as Trait>::act` | the function of that signature |
+    /// | `*alloc*`, `ns::*` | all whose names fit |
+    /// | `/^ngx_.*close/` | all whose names the regular expression finds, raw or demangled |
+    /// | `memcpy@GLIBC_2.14`, `memcpy@@GLIBC_2.14` | that version of it (with `@@`: if it is the default) |
+    /// | `malloc+0x10`, `0x401000` | an instruction |
+    /// | `fn_0x401000` | the function at that address, which has no name |
+    /// | `server.c:123`, `src/server.c:123` | the statements of a line |
+    /// | `usdt:PROVIDER:NAME` | static probes; both may be globs |
+    /// | `malloc@plt` | this file's stub for calling it |
+    /// | `f@inlined` | the copies of it that were put in line |
     ///
     /// # Errors
-    /// [`Error::BadPattern`]: nothing at all, or a glob with an unclosed bracket.
+    /// [`Error::BadPattern`]: none of these, or not whole.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
-        let bad = |why: &str| Error::BadPattern {
-            pattern: text.to_owned(),
-            why: why.to_owned(),
-        };
         if text.is_empty() {
-            return Err(bad("it is empty"));
+            return Err(bad(text, "it is empty"));
+        }
+        if let Some(rest) = text.strip_prefix("usdt:") {
+            return static_probe(text, rest);
         }
         if let Some(address) = text
             .strip_prefix("0x")
@@ -81,27 +97,73 @@ impl Pattern {
         {
             return Ok(Self::Address(address));
         }
+        if let Some(expression) = text.strip_prefix('/').and_then(|t| t.strip_suffix('/')) {
+            matcher::regex(text, expression)?;
+            return Ok(Self::Regex(expression.to_owned()));
+        }
+        if let Some(line) = source_line(text)? {
+            return Ok(line);
+        }
+        if text.starts_with('/') {
+            return Err(bad(
+                text,
+                "a regular expression ends in a slash as well, as in /^ngx_.*close/; a source line in its number, as in /src/nginx.c:88",
+            ));
+        }
         if let Some((base, add)) = text.rsplit_once('+')
             && let Some(add) = number(add.trim())
             && !base.trim_end().ends_with("operator")
         {
+            let base = Self::parse(base)?;
+            if !base.names_functions() {
+                return Err(bad(
+                    text,
+                    "an offset is counted from a function, as in malloc+0x10",
+                ));
+            }
             return Ok(Self::Offset {
-                base: Box::new(Self::parse(base)?),
+                base: Box::new(base),
                 add,
             });
         }
+        if let Some((base, mark)) = text.split_once('@') {
+            return marked(text, base, mark);
+        }
         if has_glob_characters(text) {
-            compile(text)?;
+            matcher::compile(text)?;
             return Ok(Self::Glob(text.to_owned()));
         }
         let plain = text
             .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"_.$@".contains(&b) || b >= 0x80);
+            .all(|b| b.is_ascii_alphanumeric() || b"_.$".contains(&b) || b >= 0x80);
         Ok(if plain {
             Self::Exact(text.to_owned())
         } else {
             Self::Demangled(text.to_owned())
         })
+    }
+
+    /// Whether it names functions by their names.
+    fn names_functions(&self) -> bool {
+        matches!(
+            self,
+            Self::Exact(_)
+                | Self::Glob(_)
+                | Self::Demangled(_)
+                | Self::Regex(_)
+                | Self::Versioned { .. }
+        )
+    }
+
+    /// The version asked for, and whether it has to be the one that new programs are linked with.
+    pub(crate) fn version(&self) -> Option<(&str, bool)> {
+        match self {
+            Self::Versioned {
+                version, default, ..
+            } => Some((version, *default)),
+            Self::Offset { base, .. } => base.version(),
+            _ => None,
+        }
     }
 
     /// The bytes past the function's start, if the user gave some.
@@ -118,9 +180,9 @@ impl Pattern {
             Self::Exact(text) | Self::Glob(text) | Self::Demangled(text) => Cow::Borrowed(text),
             Self::Address(address) => Cow::Owned(format!("{address:#x}")),
             Self::Offset { base, .. } | Self::Inlined(base) => base.text(),
-            Self::Regex(_) | Self::Versioned { .. } | Self::Line { .. } | Self::Usdt { .. } => {
-                Cow::Owned(self.to_string())
-            }
+            Self::Regex(text) => Cow::Borrowed(text),
+            Self::Versioned { name, .. } => Cow::Borrowed(name),
+            Self::Line { .. } | Self::Usdt { .. } => Cow::Owned(self.to_string()),
         }
     }
 }
@@ -142,6 +204,93 @@ impl std::fmt::Display for Pattern {
             Self::Offset { base, add } => write!(f, "{base}+{add:#x}"),
         }
     }
+}
+
+fn bad(pattern: &str, why: &str) -> Error {
+    Error::BadPattern {
+        pattern: pattern.to_owned(),
+        why: why.to_owned(),
+    }
+}
+
+/// `usdt:PROVIDER:NAME`.
+fn static_probe(text: &str, rest: &str) -> Result<Pattern> {
+    let parts: Vec<&str> = rest.split(':').collect();
+    let [provider, name] = parts[..] else {
+        return Err(bad(
+            text,
+            "a static probe has a provider and a name, as in usdt:libc:memory_sbrk_more or usdt:python:function__*",
+        ));
+    };
+    let or_any = |part: &str| match part {
+        "" => "*".to_owned(),
+        part => part.to_owned(),
+    };
+    matcher::compile(provider)?;
+    matcher::compile(name)?;
+    Ok(Pattern::Usdt {
+        provider: or_any(provider),
+        name: or_any(name),
+    })
+}
+
+/// `server.c:123`; a colon of C++ or Rust (`ns::f`) is none of these.
+fn source_line(text: &str) -> Result<Option<Pattern>> {
+    let Some((file, line)) = text.rsplit_once(':') else {
+        return Ok(None);
+    };
+    let digits = !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit());
+    if !digits || file.is_empty() || file.contains("::") || file.ends_with(':') {
+        return Ok(None);
+    }
+    match line.parse() {
+        Ok(line) if line > 0 => Ok(Some(Pattern::Line {
+            file: file.to_owned(),
+            line,
+        })),
+        _ => Err(bad(text, "lines are counted from 1, as in server.c:123")),
+    }
+}
+
+/// What an `@` says of the name before it: a version, or which copies of the function are meant.
+fn marked(text: &str, base: &str, mark: &str) -> Result<Pattern> {
+    const FORMS: &str = "what follows @ is a version, plt or inlined, as in memcpy@GLIBC_2.14, memcpy@@GLIBC_2.14, malloc@plt, parse@inlined";
+    if base.is_empty() {
+        return Err(bad(text, FORMS));
+    }
+    let (version, default) = match mark.strip_prefix('@') {
+        Some(version) => (version, true),
+        None => (mark, false),
+    };
+    let globbed = has_glob_characters(base);
+    match mark {
+        "inlined" => {
+            let base = Pattern::parse(base)?;
+            let named = base.names_functions() && base.version().is_none();
+            return match named {
+                true => Ok(Pattern::Inlined(Box::new(base))),
+                false => Err(bad(
+                    text,
+                    "only a function can be inlined, as in parse@inlined",
+                )),
+            };
+        }
+        "plt" if globbed => return Ok(Pattern::Glob(text.to_owned())),
+        "plt" => return Ok(Pattern::Exact(text.to_owned())),
+        _ => {}
+    }
+    let plain = |text: &str| {
+        text.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_.-+".contains(&b))
+    };
+    if version.is_empty() || !plain(version) || globbed {
+        return Err(bad(text, FORMS));
+    }
+    Ok(Pattern::Versioned {
+        name: base.to_owned(),
+        version: version.to_owned(),
+        default,
+    })
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -172,185 +321,6 @@ fn has_glob_characters(text: &str) -> bool {
     false
 }
 
-fn compile(text: &str) -> Result<glob::Pattern> {
-    // "**" means directories to the crate; here two stars are no more than one.
-    let mut once = text.to_owned();
-    while once.contains("**") {
-        once = once.replace("**", "*");
-    }
-    glob::Pattern::new(&once).map_err(|e| Error::BadPattern {
-        pattern: text.to_owned(),
-        why: e.msg.to_owned(),
-    })
-}
-
-/// A pattern ready to be held against many names.
-pub(crate) enum Matcher {
-    Raw(String),
-    RawGlob {
-        literal: String,
-        glob: glob::Pattern,
-    },
-    Demangled {
-        text: String,
-        has_parameters: bool,
-        hint: String,
-    },
-    DemangledGlob {
-        glob: glob::Pattern,
-        has_parameters: bool,
-    },
-}
-
-impl Matcher {
-    /// The matchers to try in order; the first that finds anything wins.
-    pub(crate) fn for_pattern(pattern: &Pattern) -> Result<Vec<Self>> {
-        Ok(match pattern {
-            Pattern::Exact(name) => {
-                let mut tries = vec![Self::Raw(name.clone())];
-                if !is_mangled(name.as_bytes()) {
-                    tries.push(Self::demangled(name, true));
-                }
-                tries
-            }
-            Pattern::Glob(text)
-                if text.contains("::") || text.contains('(') || text.contains(' ') =>
-            {
-                vec![Self::DemangledGlob {
-                    glob: compile(&squeeze(text))?,
-                    has_parameters: text.contains('('),
-                }]
-            }
-            Pattern::Glob(text) => {
-                let literal = text
-                    .split(['*', '?', '['])
-                    .next()
-                    .unwrap_or_default()
-                    .to_owned();
-                vec![Self::RawGlob {
-                    literal,
-                    glob: compile(text)?,
-                }]
-            }
-            // Raw first: "foo.part.0"-like oddities and names with odd characters.
-            Pattern::Demangled(text) => {
-                let hinted = Self::demangled(text, true);
-                let mut tries = vec![Self::Raw(text.clone())];
-                // Abbreviations (St, Sa) can hide the word that the hint looks for: then all are demangled.
-                if matches!(&hinted, Self::Demangled { hint, .. } if !hint.is_empty()) {
-                    tries.push(hinted);
-                }
-                tries.push(Self::demangled(text, false));
-                tries
-            }
-            Pattern::Address(_) | Pattern::Line { .. } | Pattern::Usdt { .. } => Vec::new(),
-            Pattern::Regex(_) | Pattern::Versioned { .. } | Pattern::Inlined(_) => Vec::new(),
-            Pattern::Offset { base, .. } => Self::for_pattern(base)?,
-        })
-    }
-
-    fn demangled(text: &str, hinted: bool) -> Self {
-        let hint = if hinted {
-            last_identifier(text).to_owned()
-        } else {
-            String::new()
-        };
-        let squeezed = squeeze(text);
-        let has_parameters =
-            without_parameters(text).len() < text.trim_end().len() && text.contains('(');
-        Self::Demangled {
-            text: squeezed,
-            has_parameters,
-            hint,
-        }
-    }
-
-    pub(crate) fn matches(&self, name: &[u8]) -> bool {
-        match self {
-            Self::Raw(wanted) => name == wanted.as_bytes(),
-            Self::RawGlob { literal, glob } => {
-                name.starts_with(literal.as_bytes()) && glob.matches(&String::from_utf8_lossy(name))
-            }
-            Self::Demangled {
-                text,
-                has_parameters,
-                hint,
-            } => {
-                is_mangled(name)
-                    && (hint.is_empty() || contains(name, hint.as_bytes()))
-                    && std::str::from_utf8(name)
-                        .ok()
-                        .and_then(demangle)
-                        .is_some_and(|full| {
-                            let bare = squeeze(without_parameters(&full));
-                            if *has_parameters {
-                                let squeezed = squeeze(&full);
-                                squeezed == *text
-                                    || squeezed
-                                        .find(&bare)
-                                        .is_some_and(|at| squeezed[at..] == *text)
-                            } else {
-                                bare == *text
-                            }
-                        })
-            }
-            Self::DemangledGlob {
-                glob,
-                has_parameters,
-            } => {
-                is_mangled(name)
-                    && std::str::from_utf8(name)
-                        .ok()
-                        .and_then(demangle)
-                        .is_some_and(|full| {
-                            glob.matches(&squeeze(if *has_parameters {
-                                &full
-                            } else {
-                                without_parameters(&full)
-                            }))
-                        })
-            }
-        }
-    }
-}
-
-fn contains(name: &[u8], part: &[u8]) -> bool {
-    part.len() <= name.len() && name.windows(part.len()).any(|window| window == part)
-}
-
-/// The word that a mangled form must contain as it stands: the last component's identifier.
-/// Empty where there is none (operators, closures).
-fn last_identifier(text: &str) -> &str {
-    let name = without_parameters(text);
-    let mut depth = 0;
-    let (mut start, mut end) = (0, name.len());
-    let bytes = name.as_bytes();
-    for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'<' => {
-                if depth == 0 {
-                    end = at;
-                }
-                depth += 1;
-            }
-            b'>' => depth -= 1,
-            b':' if depth == 0 => (start, end) = (at + 1, name.len()),
-            _ => {}
-        }
-    }
-    let word = name
-        .get(start..end)
-        .unwrap_or_default()
-        .trim()
-        .trim_start_matches('~');
-    let plain = !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if plain && !word.starts_with("operator") {
-        word
-    } else {
-        ""
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,7 +331,11 @@ mod tests {
             ("malloc", Pattern::Exact("malloc".into())),
             (
                 "memcpy@GLIBC_2.14",
-                Pattern::Exact("memcpy@GLIBC_2.14".into()),
+                Pattern::Versioned {
+                    name: "memcpy".into(),
+                    version: "GLIBC_2.14".into(),
+                    default: false,
+                },
             ),
             ("*malloc*", Pattern::Glob("*malloc*".into())),
             ("ns::*", Pattern::Glob("ns::*".into())),
@@ -392,47 +366,5 @@ mod tests {
         assert!(Pattern::parse("  ").is_err());
         let error = Pattern::parse("f[abc").unwrap_err().to_string();
         assert!(error.contains("f[abc"), "{error}");
-    }
-
-    fn finds(pattern: &str, name: &str) -> bool {
-        let tries = Matcher::for_pattern(&Pattern::parse(pattern).unwrap()).unwrap();
-        tries.iter().any(|matcher| matcher.matches(name.as_bytes()))
-    }
-
-    #[test]
-    fn signatures_match_without_regard_to_white_space() {
-        let dispatch = "_Z16dispatch_command19enum_server_commandP3THDPcjb";
-        assert!(finds(
-            "dispatch_command(enum_server_command, THD*, char*, unsigned int, bool)",
-            dispatch
-        ));
-        assert!(finds(
-            "dispatch_command(enum_server_command,THD *,char *,unsigned int,bool)",
-            dispatch
-        ));
-        assert!(finds("dispatch_command", dispatch));
-        assert!(finds(dispatch, dispatch));
-        assert!(finds("dispatch_*(*THD*)", dispatch));
-        assert!(!finds("dispatch_command(THD*)", dispatch));
-        assert!(!finds("dispatch", dispatch));
-        assert!(finds("ns::f", "_ZN2ns1fEi"));
-        assert!(finds("ns::*", "_ZN2ns1fEi"));
-        assert!(!finds("f", "_ZN2ns1fEi"));
-        // template functions carry their return type in the symbol
-        assert!(finds("f<int>", "_Z1fIiEvT_"));
-        assert!(finds("f<int>(int)", "_Z1fIiEvT_"));
-        assert!(finds("void f<int>(int)", "_Z1fIiEvT_"));
-        assert!(finds(
-            "core::fmt::write",
-            "_ZN4core3fmt5write17h0123456789abcdefE"
-        ));
-        // St and Sa hide the words std and allocator
-        assert!(finds("std::allocator<char>::allocator()", "_ZNSaIcEC1Ev"));
-    }
-
-    #[test]
-    fn two_stars_are_one() {
-        assert!(finds("**alloc**", "malloc"));
-        assert!(finds("*/x?", "a/b/xy"));
     }
 }

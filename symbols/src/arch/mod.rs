@@ -2,13 +2,14 @@
 //!
 //! - `NAME`, `MACHINE`: the architecture and its ELF number; `RELATIVE`: its kind of relocation for own addresses;
 //! - `Instructions`: decodes code in order, giving `Step`s;
+//! - `stub_slot`: what a stub of the procedure linkage table jumps through;
 //! - `effects`, `cost`, `text`: one instruction's side effects, its price under a probe, its words.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
-    EffectsState, Instructions, MACHINE, NAME, RELATIVE, Step, cost, effects, text,
+    EffectsState, Instructions, MACHINE, NAME, RELATIVE, Step, cost, effects, stub_slot, text,
 };
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(

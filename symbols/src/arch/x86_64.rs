@@ -311,6 +311,17 @@ impl Raw {
     }
 }
 
+/// The address of the pointer that a stub of the procedure linkage table jumps through.
+pub(crate) fn stub_slot(stub: &[u8], address: u64) -> Option<u64> {
+    // endbr64, a push of the index or a mov to r11 may come first.
+    const LOOK: usize = 3;
+    let decoder = Decoder::with_ip(64, stub, address, DecoderOptions::NONE);
+    let mut jumps = decoder.into_iter().take(LOOK).filter(|i| {
+        i.flow_control() == FlowControl::IndirectBranch && i.is_ip_rel_memory_operand()
+    });
+    jumps.next().map(|jump| jump.ip_rel_memory_address())
+}
+
 /// The first instruction of BYTES, in words.
 pub(crate) fn text(bytes: &[u8], address: u64) -> String {
     let mut out = String::new();

@@ -2,17 +2,18 @@
 //! apart. Each candidate has to prove that it belongs to the program before anything in it is believed.
 
 mod locate;
+mod mini;
 mod rooted;
 
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 
-use crate::error::Result;
 use crate::image::elf::Elf;
 use crate::image::headers::Headers;
 
 pub(crate) use locate::{Located, alternative, locate};
+pub(crate) use mini::MiniDebug;
 
 /// A file with the names and debug information of another.
 #[derive(Debug)]
@@ -66,10 +67,5 @@ impl DebugFile {
 
     pub(crate) fn elf(&self) -> &Elf {
         &self.elf
-    }
-
-    /// As [`Elf::section_data`].
-    pub(crate) fn section_data(&self, name: &str) -> Result<Option<(u64, Vec<u8>)>> {
-        self.elf.section_data(name)
     }
 }

@@ -72,14 +72,14 @@ pub enum Part {
 
 impl Part {
     /// What a symbol's name tells: GCC and LLVM mark pieces by suffixes (`f.cold`, `f.cold.3`, `f.part.0`).
-    pub(crate) fn of_name(name: &str) -> Self {
-        let mut words = name.split('.');
+    pub(crate) fn of_name(name: &[u8]) -> Self {
+        let mut words = name.split(|byte| *byte == b'.');
         let has_base = words.next().is_some_and(|base| !base.is_empty());
         let mut part = Self::Whole;
         for word in words.filter(|_| has_base) {
             match word {
-                "cold" => return Self::Cold,
-                "part" => part = Self::Part,
+                b"cold" => return Self::Cold,
+                b"part" => part = Self::Part,
                 _ => {}
             }
         }
@@ -98,6 +98,8 @@ pub enum Bounds {
     Dwarf,
     /// Go's table of functions.
     Pclntab,
+    /// The size of a stub in the procedure linkage table.
+    Stub,
     /// Nobody: it is taken to last until the next one, or the end of the code.
     Next,
 }

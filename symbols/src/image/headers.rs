@@ -84,7 +84,6 @@ pub(crate) struct Section {
     pub(crate) offset: u64,
     pub(crate) size: u64,
     pub(crate) link: u32,
-    pub(crate) info: u32,
     /// The size of one entry, where it is a table.
     pub(crate) each: u64,
     align: u64,
@@ -206,6 +205,14 @@ impl Headers {
             .iter()
             .find(|s| s.kind == elf::PT_LOAD && address.wrapping_sub(s.address) < s.file_size)
             .map(|s| address - s.address + s.offset)
+    }
+
+    /// The file offset of any loaded address, and how many of its segment's bytes the file has from there on.
+    pub(crate) fn loaded_at(&self, address: u64) -> Option<(u64, u64)> {
+        let mut loads = self.segments.iter().filter(|s| s.kind == elf::PT_LOAD);
+        let segment = loads.find(|s| address.wrapping_sub(s.address) < s.file_size)?;
+        let at = address - segment.address;
+        Some((segment.offset.checked_add(at)?, segment.file_size - at))
     }
 
     pub(crate) fn interpreter(&self, file: &dyn Source) -> Option<String> {
@@ -543,7 +550,6 @@ fn read_sections(
             offset: section.sh_offset.get(LE),
             size: section.sh_size.get(LE),
             link: section.sh_link.get(LE),
-            info: section.sh_info.get(LE),
             each: section.sh_entsize.get(LE),
             align: section.sh_addralign.get(LE),
         })

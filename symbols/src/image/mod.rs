@@ -8,24 +8,28 @@ mod function;
 pub(crate) mod headers;
 mod options;
 mod place;
+pub(crate) mod read;
+mod sources;
 mod symbols;
+pub(crate) mod table;
+mod versions;
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use object::elf as format;
 
-use crate::debug::{self, DebugFile, Located};
 use crate::error::{Error, Result};
 use code::Window;
 use elf::{Elf, hex};
 use headers::{Headers, Holds};
-use symbols::Symbols;
+use sources::Sources;
 
 pub use function::{Bounds, Function, NameSource, Part, Sites};
 pub use options::{Debuginfod, OpenOptions};
+pub use sources::SourceReport;
 
 /// How much code of one function is looked at, in bytes: past this, a function's branches are taken as unknown.
 pub const CODE_LIMIT: usize = 64 << 10;
@@ -55,9 +59,7 @@ pub struct Image {
     elf: Elf,
     id: FileId,
     options: OpenOptions,
-    symbols: OnceLock<Symbols>,
-    debug_file: OnceLock<Located>,
-    alternative: OnceLock<Located>,
+    sources: Sources,
     window: Mutex<Window>,
     /// Code looked at aside: compilers put cold parts together, far from the functions.
     aside: Mutex<Window>,
@@ -94,9 +96,7 @@ impl Image {
                 ino: metadata.ino(),
             },
             options,
-            symbols: OnceLock::new(),
-            debug_file: OnceLock::new(),
-            alternative: OnceLock::new(),
+            sources: Sources::default(),
             window: Mutex::new(Window::default()),
             aside: Mutex::new(Window::default()),
         })
@@ -115,31 +115,6 @@ impl Image {
     /// The GNU build ID, in hexadecimal.
     pub fn build_id(&self) -> Option<String> {
         self.elf.build_id().map(|id| hex(&id))
-    }
-
-    /// The file with its names and debug information, where they are kept apart: looked for at the first call,
-    /// in the places that [`OpenOptions`] gives. A candidate that is not of this very build is passed over.
-    pub fn debug_file(&self) -> Option<&DebugFile> {
-        self.located().file.as_ref()
-    }
-
-    fn located(&self) -> &Located {
-        let locate = || debug::locate(&self.elf, &self.options);
-        self.debug_file.get_or_init(locate)
-    }
-
-    /// The file that the debug information refers to for what it shares with others (`.gnu_debugaltlink`, made by
-    /// dwz), for the debug information in this file, else that in the debug file.
-    pub(crate) fn alternative_file(&self) -> &Located {
-        self.alternative.get_or_init(|| {
-            let owner = match self.elf.has_section(".debug_info") {
-                true => Some(&self.elf),
-                false => self.debug_file().map(DebugFile::elf),
-            };
-            owner.map_or_else(Located::default, |elf| {
-                debug::alternative(elf, &self.options)
-            })
-        })
     }
 
     /// The dynamic linker it asks for (PT_INTERP).
@@ -217,14 +192,5 @@ impl Image {
     /// It reaches past the end of the file, or cannot be read.
     pub(crate) fn section_data(&self, name: &str) -> Result<Option<(u64, Vec<u8>)>> {
         self.elf.section_data(name)
-    }
-
-    /// The symbol tables. Read at the first call.
-    fn symbols(&self) -> Result<&Symbols> {
-        if let Some(symbols) = self.symbols.get() {
-            return Ok(symbols);
-        }
-        let symbols = Symbols::read(&self.elf.path, &self.elf.file, &self.elf.headers)?;
-        Ok(self.symbols.get_or_init(|| symbols))
     }
 }

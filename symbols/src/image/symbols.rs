@@ -1,129 +1,61 @@
-//! The symbol tables: read whole, indexed by address, names borrowed until a function is asked for.
+//! Tables of names put together: indexed by address, names borrowed until a function is asked for.
 
-use std::fs::File;
-use std::path::Path;
+use std::borrow::Cow;
+use std::sync::Arc;
 
 use object::LittleEndian as LE;
-use object::elf::{self, Sym64};
-use object::pod;
+use object::elf;
 
-use super::headers::{Headers, read_checked};
+use super::headers::Headers;
+use super::table::{Entry, Functions, Table};
 use super::{Bounds, Function, NameSource, Part};
-use crate::error::{Error, Result};
 
-/// No symbol table is larger; a file that claims more would only take the memory away.
-const MAX_TABLE: u64 = 2 << 30;
+/// How many functions before an address are asked whether they reach over it: functions hardly nest.
+const LOOK_BACK: usize = 16;
 
-#[derive(Debug)]
-struct Table {
-    source: NameSource,
-    symbols: Vec<u8>,
-    strings: Vec<u8>,
-}
-
-/// One name of one place. `address` first: groups are runs of the same address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Entry {
-    address: u64,
-    table: u8,
-    symbol: u32,
-}
-
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Symbols {
-    /// `.symtab` first: where both name a place, its word counts.
-    tables: Vec<Table>,
+    /// In order of trust: where two name a place, the word of the first counts.
+    tables: Vec<Arc<Table>>,
     /// Functions, by address.
     entries: Vec<Entry>,
+    /// Resolvers of indirect functions, by address.
     ifuncs: Vec<Entry>,
 }
 
 impl Symbols {
-    pub(crate) fn read(path: &Path, file: &File, headers: &Headers) -> Result<Self> {
-        let mut symbols = Self::default();
-        for (kind, source) in [
-            (elf::SHT_SYMTAB, NameSource::Symtab),
-            (elf::SHT_DYNSYM, NameSource::Dynsym),
-        ] {
-            let Some(section) = headers.section_of_kind(kind) else {
-                continue;
-            };
-            let read = |offset, size, what: &str| {
-                if size > MAX_TABLE {
-                    let what = format!("{what} claims {size} bytes");
-                    return Err(Error::Truncated {
-                        path: path.to_owned(),
-                        what,
-                    });
-                }
-                read_checked(path, file, headers.file_len, offset, size, what)
-            };
-            let what = if kind == elf::SHT_SYMTAB {
-                "the symbol table"
-            } else {
-                "the dynamic symbol table"
-            };
-            let strings =
-                headers
-                    .section_at(section.link as usize)
-                    .ok_or_else(|| Error::Truncated {
-                        path: path.to_owned(),
-                        what: format!("{what} has no string table"),
-                    })?;
-            let bytes = read(section.offset, section.size, what)?;
-            let strings = read(strings.offset, strings.size, "the symbols' names")?;
-            symbols.add(
-                headers,
-                Table {
-                    source,
-                    symbols: bytes,
-                    strings,
-                },
-            );
-        }
-        symbols.entries.sort_unstable();
-        Ok(symbols)
+    /// Adds a table whose symbols refer to the sections of HOME, for the code in CODE. [`Symbols::sort`] ends the adding.
+    pub(crate) fn add(&mut self, table: Table, home: &Headers, code: &Headers) {
+        let Ok(number) = u8::try_from(self.tables.len()) else {
+            return;
+        };
+        let Functions { entries, ifuncs } = table.functions(number, home, code);
+        self.entries.extend(entries);
+        self.ifuncs.extend(ifuncs);
+        self.tables.push(Arc::new(table));
     }
 
-    fn add(&mut self, headers: &Headers, table: Table) {
-        let number = self.tables.len() as u8;
-        // Code sits in few sections: their flags are looked up once, not for every symbol.
-        let code: Vec<bool> = (0..)
-            .map_while(|index| headers.section_at(index))
-            .map(|section| section.executable)
-            .collect();
-        for (at, symbol) in table.all().iter().enumerate() {
-            let Ok(at) = u32::try_from(at) else { break };
-            let entry = Entry {
-                address: symbol.st_value.get(LE),
-                table: number,
-                symbol: at,
-            };
-            let section = symbol.st_shndx.get(LE);
-            let in_code = code
-                .get(usize::from(section.0))
-                .copied()
-                .unwrap_or(section == elf::SHN_XINDEX);
-            if section == elf::SHN_UNDEF || !in_code || symbol.st_name.get(LE) == 0 {
-                continue;
-            }
-            match symbol.st_info.st_type() {
-                elf::STT_FUNC => self.entries.push(entry),
-                elf::STT_GNU_IFUNC => self.ifuncs.push(entry),
-                // Hand-written assembly often gives its functions no type; local labels are no functions.
-                elf::STT_NOTYPE if symbol.st_info.st_bind() != elf::STB_LOCAL => {
-                    self.entries.push(entry)
-                }
-                _ => {}
-            }
-        }
-        self.entries
-            .retain(|entry| entry.table != number || headers.code_offset(entry.address).is_some());
-        self.tables.push(table);
+    pub(crate) fn sort(mut self) -> Self {
+        self.entries.sort_unstable();
+        self.ifuncs.sort_unstable();
+        self
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    pub(crate) fn has(&self, source: NameSource) -> bool {
+        self.tables.iter().any(|table| table.source == source)
+    }
+
+    /// How many names of functions come from a source; `None` where there is no such table.
+    pub(crate) fn count(&self, source: NameSource) -> Option<usize> {
+        self.has(source).then(|| {
+            let all = self.entries.iter().chain(&self.ifuncs);
+            all.filter(|entry| self.source(entry) == Some(source))
+                .count()
+        })
     }
 
     /// Runs of entries at the same address.
@@ -131,25 +63,57 @@ impl Symbols {
         self.entries.chunk_by(|a, b| a.address == b.address)
     }
 
+    /// The entries at an address.
+    pub(crate) fn at(&self, address: u64) -> &[Entry] {
+        let start = self.entries.partition_point(|e| e.address < address);
+        let rest = self.entries.get(start..).unwrap_or_default();
+        let len = rest.iter().take_while(|e| e.address == address).count();
+        &rest[..len]
+    }
+
+    /// Whether the resolver of an indirect function starts at an address.
+    pub(crate) fn resolves_at(&self, address: u64) -> bool {
+        let found = self.ifuncs.binary_search_by_key(&address, |e| e.address);
+        found.is_ok()
+    }
+
+    /// Whether an address lies past the start of a function, or piece of one, that has a size.
+    pub(crate) fn is_covered(&self, address: u64) -> bool {
+        let past = self.entries.partition_point(|e| e.address < address);
+        let before = past.checked_sub(1).and_then(|at| self.entries.get(at));
+        before.is_some_and(|entry| address - entry.address < self.size(entry))
+    }
+
     pub(crate) fn ifuncs(&self) -> impl Iterator<Item = &Entry> {
         self.ifuncs.iter()
     }
 
-    pub(crate) fn name(&self, entry: &Entry) -> &[u8] {
-        let Some(table) = self.tables.get(usize::from(entry.table)) else {
-            return b"";
-        };
-        table
-            .all()
-            .get(entry.symbol as usize)
-            .map_or(b"", |symbol| unversioned(table.name(symbol)))
+    fn table(&self, entry: &Entry) -> Option<&Table> {
+        self.tables
+            .get(usize::from(entry.table))
+            .map(|table| &**table)
     }
 
-    fn symbol(&self, entry: &Entry) -> Option<&Sym64<LE>> {
-        self.tables
-            .get(usize::from(entry.table))?
-            .all()
-            .get(entry.symbol as usize)
+    fn source(&self, entry: &Entry) -> Option<NameSource> {
+        self.table(entry).map(|table| table.source)
+    }
+
+    pub(crate) fn name(&self, entry: &Entry) -> &[u8] {
+        self.table(entry).map_or(b"", |table| table.name(entry.row))
+    }
+
+    /// The version of a name, and whether it is the one that new programs are linked with.
+    pub(crate) fn version(&self, entry: &Entry) -> Option<(Cow<'_, str>, bool)> {
+        self.table(entry)?.version(entry.row)
+    }
+
+    fn size(&self, entry: &Entry) -> u64 {
+        self.table(entry).map_or(0, |table| table.size(entry.row))
+    }
+
+    fn is_local(&self, entry: &Entry) -> bool {
+        self.table(entry)
+            .is_some_and(|table| table.is_local(entry.row))
     }
 
     /// The function of a group; names for which FIRST holds are put first.
@@ -157,20 +121,17 @@ impl Symbols {
         &self,
         headers: &Headers,
         group: &[Entry],
-        first: impl Fn(&[u8]) -> bool,
+        first: impl Fn(&Entry) -> bool,
     ) -> Function {
         let address = group.first().map_or(0, |entry| entry.address);
         let mut names: Vec<(bool, bool, usize, &[u8])> = group
             .iter()
             .map(|entry| {
                 let name = self.name(entry);
-                let local = self
-                    .symbol(entry)
-                    .is_some_and(|symbol| symbol.st_info.st_bind() == elf::STB_LOCAL);
                 // Of aliases, the public one without underscores is the one that people know: malloc, not __libc_malloc.
                 (
-                    !first(name),
-                    local,
+                    !first(entry),
+                    self.is_local(entry),
                     name.iter().take_while(|b| **b == b'_').count(),
                     name,
                 )
@@ -184,12 +145,7 @@ impl Symbols {
                 texts.push(name);
             }
         }
-        let size = group
-            .iter()
-            .filter_map(|e| self.symbol(e))
-            .map(|s| s.st_size.get(LE))
-            .max()
-            .unwrap_or(0);
+        let (size, bounds) = self.size_of(group);
         let segment_end = headers.code_end(address);
         let next = self.after(address).unwrap_or(segment_end).min(segment_end);
         let end = if size > 0 {
@@ -197,13 +153,13 @@ impl Symbols {
         } else {
             next
         };
-        let source = group
-            .first()
-            .and_then(|entry| self.tables.get(usize::from(entry.table)))
-            .map_or(NameSource::Symtab, |table| table.source);
-        let part = texts
-            .first()
-            .map_or(Part::Whole, |name| Part::of_name(name));
+        let source = group.first().and_then(|entry| self.source(entry));
+        let source = source.unwrap_or(NameSource::Symtab);
+        // A whole function may have a piece's name beside its own.
+        let parts = group
+            .iter()
+            .filter_map(|entry| Some(self.table(entry)?.part(entry.row)));
+        let part = parts.min().unwrap_or(Part::Whole);
         Function {
             names: texts,
             address,
@@ -213,39 +169,62 @@ impl Symbols {
             undivided: end.min(next),
             source,
             part,
-            bounds: if size > 0 {
-                Bounds::Symbol
-            } else {
-                Bounds::Next
-            },
+            bounds,
         }
     }
 
+    /// The largest size in the first table that gives one.
+    fn size_of(&self, group: &[Entry]) -> (u64, Bounds) {
+        let mut best: Option<(&Entry, u64)> = None;
+        // A group is in order of its tables.
+        for entry in group {
+            let size = self.size(entry);
+            match best {
+                Some((first, _)) if first.table != entry.table => break,
+                Some((_, known)) if known >= size => {}
+                _ if size > 0 => best = Some((entry, size)),
+                _ => {}
+            }
+        }
+        let Some((entry, size)) = best else {
+            return (0, Bounds::Next);
+        };
+        let bounds = match self.source(entry) {
+            Some(NameSource::Pclntab) => Bounds::Pclntab,
+            Some(NameSource::Dwarf) => Bounds::Dwarf,
+            Some(NameSource::EhFrame) => Bounds::Fde,
+            Some(NameSource::Plt) => Bounds::Stub,
+            _ => Bounds::Symbol,
+        };
+        (size, bounds)
+    }
+
     /// The address of the next function (or IFUNC resolver) after ADDRESS.
-    fn after(&self, address: u64) -> Option<u64> {
-        let next = self
-            .entries
-            .partition_point(|entry| entry.address <= address);
-        let function = self.entries.get(next).map(|entry| entry.address);
-        let resolver = self
-            .ifuncs
-            .iter()
-            .map(|entry| entry.address)
-            .filter(|at| *at > address)
-            .min();
+    pub(crate) fn after(&self, address: u64) -> Option<u64> {
+        let next = |entries: &[Entry]| {
+            let past = entries.partition_point(|entry| entry.address <= address);
+            entries.get(past).map(|entry| entry.address)
+        };
+        let (function, resolver) = (next(&self.entries), next(&self.ifuncs));
         [function, resolver].into_iter().flatten().min()
     }
 
     /// The function that ADDRESS lies in.
     pub(crate) fn around(&self, headers: &Headers, address: u64) -> Option<Function> {
         headers.code_offset(address)?;
-        let past = self
+        let mut past = self
             .entries
             .partition_point(|entry| entry.address <= address);
-        let start = self.entries.get(past.checked_sub(1)?)?.address;
-        let first = self.entries.partition_point(|entry| entry.address < start);
-        let function = self.function(headers, &self.entries[first..past], |_| false);
-        (address < function.end).then_some(function)
+        for _ in 0..LOOK_BACK {
+            let start = self.entries.get(past.checked_sub(1)?)?.address;
+            let first = self.entries.partition_point(|entry| entry.address < start);
+            let function = self.function(headers, &self.entries[first..past], |_| false);
+            if address < function.end {
+                return Some(function);
+            }
+            past = first;
+        }
+        None
     }
 
     /// Whether ADDRESS lies in a function with a size. The `.cold` parts that GCC splits off carry symbols of their
@@ -257,74 +236,42 @@ impl Symbols {
         let Some(entry) = past.checked_sub(1).and_then(|at| self.entries.get(at)) else {
             return false;
         };
-        self.symbol(entry)
-            .is_some_and(|symbol| address - entry.address < symbol.st_size.get(LE))
+        address - entry.address < self.size(entry)
             && !self.name(entry).windows(5).any(|part| part == b".cold")
     }
 
     /// Whether NAME is defined as a function; with EXPORTED, one that others can bind to. An executable without
     /// `.dynsym` exports nothing, yet its own calls bind within: there `.symtab`'s global names count.
     pub(crate) fn defines(&self, name: &[u8], exported: bool) -> bool {
-        let has_dynsym = self
-            .tables
-            .iter()
-            .any(|table| table.source == NameSource::Dynsym);
+        let has_dynsym = self.has(NameSource::Dynsym);
         self.entries.iter().chain(&self.ifuncs).any(|entry| {
-            let Some(table) = self.tables.get(usize::from(entry.table)) else {
-                return false;
-            };
-            let Some(symbol) = table.all().get(entry.symbol as usize) else {
-                return false;
-            };
-            let visible = table.source == NameSource::Dynsym || !has_dynsym;
-            let global = symbol.st_info.st_bind() != elf::STB_LOCAL;
-            (!exported || (visible && global)) && unversioned(table.name(symbol)) == name
+            let visible = !has_dynsym || self.source(entry) == Some(NameSource::Dynsym);
+            (!exported || (visible && !self.is_local(entry))) && self.name(entry) == name
         })
     }
 
     /// Whether NAME is an undefined entry of `.dynsym`.
     pub(crate) fn imports(&self, name: &[u8]) -> bool {
         self.dynamic().is_some_and(|table| {
-            let mut symbols = table.all().iter();
-            symbols
-                .any(|s| s.st_shndx.get(LE) == elf::SHN_UNDEF && unversioned(table.name(s)) == name)
+            let mut symbols = table.symbols().iter();
+            symbols.any(|s| s.st_shndx.get(LE) == elf::SHN_UNDEF && table.symbol_name(s) == name)
         })
     }
 
+    /// The address of an exported symbol of any kind.
     pub(crate) fn exported_address(&self, name: &[u8]) -> Option<u64> {
         let table = self.dynamic()?;
-        let mut symbols = table.all().iter();
+        let mut symbols = table.symbols().iter();
         symbols
-            .find(|s| s.st_shndx.get(LE) != elf::SHN_UNDEF && table.name(s) == name)
+            .find(|s| s.st_shndx.get(LE) != elf::SHN_UNDEF && table.written_name(s) == name)
             .map(|symbol| symbol.st_value.get(LE))
     }
 
-    fn dynamic(&self) -> Option<&Table> {
-        self.tables
-            .iter()
+    /// `.dynsym`, defined or not.
+    pub(crate) fn dynamic(&self) -> Option<&Table> {
+        let mut tables = self.tables.iter();
+        tables
             .find(|table| table.source == NameSource::Dynsym)
-    }
-}
-
-impl Table {
-    fn all(&self) -> &[Sym64<LE>] {
-        let count = self.symbols.len() / size_of::<Sym64<LE>>();
-        pod::slice_from_bytes(&self.symbols, count).map_or(&[], |(symbols, _)| symbols)
-    }
-
-    fn name(&self, symbol: &Sym64<LE>) -> &[u8] {
-        let rest = self
-            .strings
-            .get(symbol.st_name.get(LE) as usize..)
-            .unwrap_or_default();
-        std::ffi::CStr::from_bytes_until_nul(rest).map_or(rest, std::ffi::CStr::to_bytes)
-    }
-}
-
-/// `.symtab` writes versions into names: `memcpy@@GLIBC_2.14`.
-fn unversioned(name: &[u8]) -> &[u8] {
-    match name.iter().position(|b| *b == b'@') {
-        Some(at) if at > 0 => &name[..at],
-        _ => name,
+            .map(|table| &**table)
     }
 }

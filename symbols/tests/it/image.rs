@@ -1,7 +1,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use uprof_symbols::{Error, FileId, Image, NameSource};
+use uprof_symbols::image::{Bounds, Part};
+use uprof_symbols::site::{ArgSet, Purpose};
+use uprof_symbols::{Error, FileId, Image, NameSource, Pattern};
 
 use crate::fixtures::{Workshop, find, installed, libc, mariadbd, one, run};
 
@@ -38,6 +40,7 @@ fn exactly_the_functions_that_nm_knows() {
             .functions()
             .unwrap()
             .iter()
+            .filter(|f| f.source <= NameSource::Dynsym)
             .map(|f| f.address)
             .collect();
         let theirs = nm(&image, &["-D"]);
@@ -89,7 +92,7 @@ fn aliases_are_one_function_under_the_name_that_was_asked_for() {
 #[test]
 fn an_indirect_function_is_not_taken_for_code() {
     let image = libc();
-    let strlen = uprof_symbols::Pattern::parse("strlen").unwrap();
+    let strlen = Pattern::parse("strlen").unwrap();
     assert!(image.find(&strlen).unwrap().is_empty());
     assert_eq!(image.find_ifuncs(&strlen).unwrap(), ["strlen"]);
     assert!(image.defines("strlen").unwrap() && image.exports("strlen").unwrap());
@@ -100,7 +103,7 @@ fn an_indirect_function_is_not_taken_for_code() {
         int indirect(void) __attribute__((ifunc(\"resolve\")));\n\
         int main(void) { return indirect(); }\n";
     let image = Image::open(&workshop.gcc("ifunc", "ifunc.c", source, &["-O1"])).unwrap();
-    let pattern = uprof_symbols::Pattern::parse("indirect").unwrap();
+    let pattern = Pattern::parse("indirect").unwrap();
     assert!(image.find(&pattern).unwrap().is_empty());
     assert_eq!(image.find_ifuncs(&pattern).unwrap(), ["indirect"]);
     assert_eq!(one(&image, "resolve").name(), "resolve");
@@ -222,10 +225,57 @@ fn identity_and_origin() {
 }
 
 #[test]
-fn a_stripped_static_program_says_so() {
+fn a_stripped_static_program_has_functions_without_names() {
     let workshop = Workshop::new();
-    let image = Image::open(&workshop.gcc("bare", "marked.c", MARKED, &["-static", "-s"])).unwrap();
-    let error = image.functions().unwrap_err();
+    let whole = workshop.gcc("whole", "marked.c", MARKED, &["-static"]);
+    let marked = one(&Image::open(&whole).unwrap(), "marked");
+    let bare = workshop.path("bare");
+    run(
+        "strip",
+        Command::new("strip").arg("-o").arg(&bare).arg(whole),
+    );
+    let image = Image::open(&bare).unwrap();
+    let all = image.functions().unwrap();
+    assert!(all.len() > 500, "{}", all.len());
+    let found = one(&image, &format!("fn_{:#x}", marked.address));
+    assert_eq!(
+        (
+            found.offset,
+            found.size,
+            found.source,
+            found.bounds,
+            found.part
+        ),
+        (
+            marked.offset,
+            marked.size,
+            NameSource::EhFrame,
+            Bounds::Fde,
+            Part::Whole
+        )
+    );
+    assert_eq!(found.name(), format!("fn_{:#x}", marked.address));
+    assert!(all.contains(&found));
+    let site = image
+        .place(&found, Purpose::EntryReturn, ArgSet::EMPTY)
+        .unwrap();
+    assert_eq!(site.address, marked.address);
+    assert!(find(&image, "fn_0x1").is_empty());
+    // what is no start of a frame is a piece that is jumped to: it has no return
+    let piece = all
+        .iter()
+        .find(|f| f.part == Part::Cold)
+        .expect("glibc has cold parts");
+    let error = image
+        .place(piece, Purpose::EntryReturn, ArgSet::EMPTY)
+        .unwrap_err();
+    assert!(matches!(error, Error::NoReturn { .. }), "{error}");
+    image.place(piece, Purpose::Entry, ArgSet::EMPTY).unwrap();
+    // a glob takes what there is, without the pieces
+    let globbed = find(&image, "*");
+    assert!(globbed.contains(&found) && !globbed.contains(piece));
+
+    let error = image.find(&Pattern::parse("marked").unwrap()).unwrap_err();
     assert!(matches!(error, Error::NoFunctions { .. }), "{error}");
     assert!(error.to_string().contains("stripped"), "{error}");
     assert!(image.nearest("marked", 3).is_empty());
