@@ -6,11 +6,15 @@
 //!
 //! - [`mod@error`]: a text with a name, and an error that points into it
 //! - [`expr`]: expressions: grammar, checker, typed tree
+//! - [`debug`]: what is asked of debug information once the binary is known
 //! - [`model`]: what a recipe is
+//! - `bind`: a probe at one place, with what debug information knows there
 //! - `load`: TOML -> model
 //! - [`builtin`]: the recipes that come with uprof
 
+mod bind;
 pub mod builtin;
+pub mod debug;
 pub mod error;
 pub mod expr;
 mod load;
@@ -18,8 +22,12 @@ pub mod model;
 mod suggest;
 
 pub use builtin::{Builtin as BuiltinRecipe, builtin};
+pub use debug::DebugInfo;
 pub use error::{Error, Source};
-pub use expr::{BinOp, Builtin, Expr, Kind, Scope, Type, UnOp, parse_expr};
+pub use expr::{
+    BinOp, Builtin, Deferred, EnumType, Expr, Kind, NamedType, Scope, Type, UnOp, parse_expr,
+    rebind_args,
+};
 pub use load::parse;
 pub use model::{
     Action, Align, At, Column, Join, ObjectRule, Param, ParamKind, Probe, ProbeKind, Recipe,

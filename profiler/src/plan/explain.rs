@@ -165,6 +165,9 @@ fn type_name(ty: &recipes::Type) -> String {
     match ty {
         recipes::Type::Int { bits, signed } => format!("{}{bits}", if *signed { "i" } else { "u" }),
         recipes::Type::Ptr { .. } => "pointer".into(),
+        recipes::Type::Enum(e) => e.name.clone(),
+        recipes::Type::Named(named) => named.name.clone(),
+        recipes::Type::Deferred => "by debug information".into(),
         recipes::Type::Void => "void".into(),
         recipes::Type::Str => "text".into(),
         recipes::Type::Bytes => "bytes".into(),

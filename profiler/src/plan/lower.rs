@@ -31,6 +31,7 @@ impl Lowering {
             Kind::Int(v) => B::Const(*v),
             Kind::Builtin(builtin) => builtin_of(*builtin),
             Kind::Arg(n) => B::Arg(*n),
+            Kind::Reg(n) => B::Reg(*n),
             Kind::Retval => B::Retval,
             Kind::Latency => B::Latency,
             Kind::Load(addr) => B::Load {
@@ -56,11 +57,14 @@ impl Lowering {
             }
             Kind::Cast(inner) => cast(&e.ty, self.entry(inner)),
             Kind::After(inner) => self.entry(inner),
-            // Captures are put in their place beforehand; texts are captured, keys, or sides of a comparison: the
-            // checker lets them stand nowhere else.
-            Kind::Capture(_) | Kind::Str(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } => {
-                B::Const(0)
-            }
+            // Captures are put in their place beforehand, and what is deferred is bound; texts are captured, keys,
+            // or sides of a comparison: the checker lets them stand nowhere else.
+            Kind::Capture(_)
+            | Kind::Deferred(_)
+            | Kind::Str(_)
+            | Kind::ReadStr { .. }
+            | Kind::ReadChars { .. }
+            | Kind::ReadBuf { .. } => B::Const(0),
         }
     }
 
@@ -71,7 +75,7 @@ impl Lowering {
             return self.save(Capture::Int(value));
         }
         match &e.kind {
-            Kind::Arg(_) => {
+            Kind::Arg(_) | Kind::Reg(_) => {
                 let value = self.entry(e);
                 self.save(Capture::Int(value))
             }
@@ -139,6 +143,11 @@ impl Lowering {
                     limit,
                 }
             }
+            Kind::ReadChars { addr, size } => Capture::Str {
+                addr: lower(self, addr),
+                len: None,
+                limit: limit.min(*size),
+            },
             Kind::ReadBuf { addr, len } => {
                 let addr = lower(self, addr);
                 Capture::Buf {
@@ -160,6 +169,10 @@ impl Lowering {
             Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
                 addr: self.scalar(addr),
                 limit: KEY_TEXT,
+            }),
+            Kind::ReadChars { addr, size } => Some(KeyPart::Str {
+                addr: self.scalar(addr),
+                limit: KEY_TEXT.min(*size),
             }),
             Kind::After(inner) if !inner.ty.is_scalar() => match &inner.kind {
                 Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
@@ -257,8 +270,10 @@ fn depends_on_entry(e: &Expr) -> bool {
         matches!(
             e.kind,
             Kind::Arg(_)
+                | Kind::Reg(_)
                 | Kind::Load(_)
                 | Kind::ReadStr { .. }
+                | Kind::ReadChars { .. }
                 | Kind::Builtin(Builtin::Nsecs | Builtin::Cpu)
         )
     };
@@ -288,20 +303,17 @@ fn is_text(e: &Expr) -> bool {
 fn cast(ty: &Type, e: B) -> B {
     match ty {
         Type::Int { bits: 64, .. } | Type::Ptr { .. } => e,
-        _ => B::Cast {
-            ty: int_type(ty),
-            e: Box::new(e),
+        _ => match int_type(ty) {
+            b::IntType { bits: 64, .. } => e,
+            ty => B::Cast { ty, e: Box::new(e) },
         },
     }
 }
 
 fn int_type(ty: &Type) -> b::IntType {
-    match ty {
-        Type::Int { bits, signed } => b::IntType {
-            bits: *bits,
-            signed: *signed,
-        },
-        _ => b::IntType {
+    match ty.as_int() {
+        Some((bits, signed)) => b::IntType { bits, signed },
+        None => b::IntType {
             bits: 64,
             signed: false,
         },

@@ -72,24 +72,26 @@ fn special(before: &str, found: &str, span: &Range<usize>) -> Option<Fault> {
         "is" => fault("`is` is no operator".into()).map(|f| f.help("write `==`")),
         ";" => fault("`;`: an expression has no statements".into()),
         "$" => fault("expected a parameter's name after `$`".into()),
-        "struct" | "union" | "enum" => types_later(span, found),
+        "struct" | "union" | "enum" => type_word(span, found),
         _ if super::check::TYPE_WORDS.contains(&last_token(before)) => {
             let ty = last_token(before);
             fault(format!("`{ty}` is a type"))
                 .map(|f| f.help(format!("a cast is written ({ty})arg0")))
         }
-        _ if last_token(before) == "struct" => types_later(span, "struct"),
+        _ if matches!(last_token(before), "struct" | "union" | "enum") => {
+            type_word(span, last_token(before))
+        }
         _ => None,
     }
 }
 
-fn types_later(span: &Range<usize>, what: &str) -> Option<Fault> {
+fn type_word(span: &Range<usize>, what: &str) -> Option<Fault> {
     Some(
         Fault::new(
             span.clone(),
-            format!("`{what}`: types from debug information are not supported yet"),
+            format!("`{what}` begins a type, which only a cast has"),
         )
-        .help("read by offset: *(u32*)(arg0 + 24)"),
+        .help(format!("({what} NAME *)arg0")),
     )
 }
 

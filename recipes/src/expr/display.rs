@@ -86,6 +86,9 @@ impl Display for Type {
             Type::Void => f.write_str("void"),
             Type::Str => f.write_str("text"),
             Type::Bytes => f.write_str("bytes"),
+            Type::Enum(e) => f.write_str(&e.name),
+            Type::Named(named) => f.write_str(&named.name),
+            Type::Deferred => f.write_str("by debug information"),
         }
     }
 }
@@ -107,6 +110,9 @@ impl Type {
             Type::Void => "void".to_owned(),
             Type::Str => "a text".to_owned(),
             Type::Bytes => "a run of bytes".to_owned(),
+            Type::Enum(e) => format!("a value of {}", e.name),
+            Type::Named(named) => format!("a {}", named.name),
+            Type::Deferred => "known by debug information".to_owned(),
         }
     }
 }
@@ -174,6 +180,11 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
         Kind::Str(text) => quote(f, text),
         Kind::Builtin(b) => f.write_str(b.name()),
         Kind::Arg(n) => write!(f, "arg{n}"),
+        Kind::Reg(n) => match super::check::register_name(*n) {
+            Some(name) => write!(f, "reg(\"{name}\")"),
+            None => write!(f, "reg({n})"),
+        },
+        Kind::Deferred(deferred) => f.write_str(deferred.text().trim()),
         Kind::Retval => f.write_str("retval"),
         Kind::Latency => f.write_str("latency"),
         Kind::Capture(name) => f.write_str(name),
@@ -224,6 +235,11 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
             f.write_str(", ")?;
             write(f, len, 0, false)?;
             f.write_char(')')
+        }
+        Kind::ReadChars { addr, size } => {
+            f.write_str("chars(")?;
+            write(f, addr, 0, true)?;
+            write!(f, ", {size})")
         }
         Kind::After(inner) => {
             f.write_str("after(")?;

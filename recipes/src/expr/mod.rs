@@ -4,12 +4,15 @@
 //! - `complain`: errors of syntax in plain words
 //! - `literal`: numbers, durations, sizes, characters, texts
 //! - `check`: syntax tree -> typed tree; what has no meaning is an error with its place
+//! - `deferred`: what only debug information can know, kept until that is there
 //! - `text`: comparing texts
 //! - `fold`: constants are computed here, not in the kernel
 //! - `display`: back to text
 
+mod build;
 mod check;
 mod complain;
+mod deferred;
 mod display;
 mod fold;
 mod literal;
@@ -19,10 +22,12 @@ mod text;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::debug::TypeRef;
 use crate::error::{Error, Source};
 use crate::model::Value;
 
 pub(crate) use check::is_reserved;
+pub use deferred::{Deferred, rebind_args};
 pub(crate) use literal::{duration as parse_duration, size as parse_size};
 
 /// The longest expression, in bytes.
@@ -65,6 +70,45 @@ pub enum Type {
     Str,
     /// Bytes: `buf(p, n)`.
     Bytes,
+    /// An enumeration, from debug information: an integer whose values have names.
+    Enum(Arc<EnumType>),
+    /// What a pointer of debug information points to, where that is no integer and no pointer. No bound
+    /// expression has a value of this type.
+    Named(Arc<NamedType>),
+    /// Known once debug information is: the type of a [`Kind::Deferred`].
+    Deferred,
+}
+
+/// An enumeration.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EnumType {
+    /// As its language writes it: `enum color`.
+    pub name: String,
+    /// 8, 16, 32 or 64.
+    pub bits: u8,
+    /// Two's complement.
+    pub signed: bool,
+    /// Values, extended to 64 bits as an expression's value is, and their names.
+    pub values: Vec<(u64, String)>,
+}
+
+impl EnumType {
+    /// The name of a value; the first one, where several names have it.
+    pub fn name_of(&self, value: u64) -> Option<&str> {
+        let (_, name) = self.values.iter().find(|(v, _)| *v == value)?;
+        Some(name)
+    }
+}
+
+/// A type known by debug information alone: a struct, an array, a fraction.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct NamedType {
+    /// As its language writes it: `struct client`.
+    pub name: String,
+    /// What debug information calls it.
+    pub ty: TypeRef,
+    /// In bytes; `None` where it is only declared.
+    pub size: Option<u64>,
 }
 
 impl Type {
@@ -89,18 +133,30 @@ impl Type {
         signed: true,
     };
 
-    /// Integer or pointer: what fits a register.
+    /// Integer, enumeration or pointer: what fits a register.
     pub fn is_scalar(&self) -> bool {
-        matches!(self, Type::Int { .. } | Type::Ptr { .. })
+        matches!(self, Type::Int { .. } | Type::Ptr { .. } | Type::Enum(_))
     }
 
-    /// The size of a value of this type in memory; `void` counts 1, as in GNU C. `None` for texts.
+    /// Bits and sign of an integer or enumeration.
+    pub fn as_int(&self) -> Option<(u8, bool)> {
+        match self {
+            Type::Int { bits, signed } => Some((*bits, *signed)),
+            Type::Enum(e) => Some((e.bits, e.signed)),
+            _ => None,
+        }
+    }
+
+    /// The size of a value of this type in memory; `void` counts 1, as in GNU C. `None` for texts, and where
+    /// it is not known.
     pub fn size(&self) -> Option<u64> {
         match self {
             Type::Int { bits, .. } => Some(u64::from(*bits) / 8),
             Type::Ptr { .. } => Some(8),
             Type::Void => Some(1),
-            Type::Str | Type::Bytes => None,
+            Type::Enum(e) => Some(u64::from(e.bits) / 8),
+            Type::Named(named) => named.size,
+            Type::Str | Type::Bytes | Type::Deferred => None,
         }
     }
 }
@@ -116,6 +172,9 @@ pub enum Kind {
     Builtin(Builtin),
     /// Argument 0 to 9, as the calling convention passes it; `u64`.
     Arg(u8),
+    /// A register at the hit, by its DWARF number on x86-64 (0 rax, 1 rdx, 2 rcx, 3 rbx, 4 rsi, 5 rdi, 6 rbp,
+    /// 7 rsp, 8 to 15 r8 to r15, 16 rip: the probed address); `u64`. In a call it is that of the entry.
+    Reg(u8),
     /// The return value; `i64`; calls only.
     Retval,
     /// From entry to return in nanoseconds; `u64`; calls only.
@@ -168,6 +227,16 @@ pub enum Kind {
         /// How many bytes.
         len: Box<Expr>,
     },
+    /// `chars(addr, size)`: the text in an array of `size` characters, up to its NUL where it has one.
+    ReadChars {
+        /// Where.
+        addr: Box<Expr>,
+        /// How many bytes the array has; never 0.
+        size: u32,
+    },
+    /// An expression whose names only debug information can know: it is always a whole, never a part. After
+    /// [`Expr::bind`] there are none.
+    Deferred(Arc<Deferred>),
     /// `after(e)`: memory in `e` is read when the call returns; arguments and builtins in it are still those
     /// of the entry. Calls only; never nested.
     After(Box<Expr>),
@@ -230,51 +299,6 @@ pub enum BinOp {
 }
 
 impl Expr {
-    /// A constant of type `u64`.
-    pub fn int(value: u64) -> Expr {
-        Expr {
-            kind: Kind::Int(value),
-            ty: Type::U64,
-            span: 0..0,
-        }
-    }
-
-    /// Something known at every hit.
-    pub fn builtin(builtin: Builtin) -> Expr {
-        Expr {
-            ty: builtin.ty(),
-            kind: Kind::Builtin(builtin),
-            span: 0..0,
-        }
-    }
-
-    /// Argument `n`, a `u64`.
-    pub fn arg(n: u8) -> Expr {
-        Expr {
-            kind: Kind::Arg(n),
-            ty: Type::U64,
-            span: 0..0,
-        }
-    }
-
-    /// The latency of a call.
-    pub fn latency() -> Expr {
-        Expr {
-            kind: Kind::Latency,
-            ty: Type::U64,
-            span: 0..0,
-        }
-    }
-
-    /// The return value of a call.
-    pub fn retval() -> Expr {
-        Expr {
-            kind: Kind::Retval,
-            ty: Type::I64,
-            span: 0..0,
-        }
-    }
-
     /// The value of a constant.
     pub fn as_int(&self) -> Option<u64> {
         match self.kind {
@@ -290,13 +314,45 @@ impl Expr {
             | Kind::Str(_)
             | Kind::Builtin(_)
             | Kind::Arg(_)
+            | Kind::Reg(_)
             | Kind::Retval
             | Kind::Latency
+            | Kind::Deferred(_)
             | Kind::Capture(_) => vec![],
-            Kind::Load(e) | Kind::Unary { e, .. } | Kind::Cast(e) | Kind::After(e) => vec![e],
+            Kind::Load(e)
+            | Kind::Unary { e, .. }
+            | Kind::Cast(e)
+            | Kind::After(e)
+            | Kind::ReadChars { addr: e, .. } => vec![e],
             Kind::Binary { a, b, .. } => vec![a, b],
             Kind::Cond { c, a, b } => vec![c, a, b],
             Kind::ReadStr { addr, len } => std::iter::once(&**addr).chain(len.as_deref()).collect(),
+            Kind::ReadBuf { addr, len } => vec![addr, len],
+        }
+    }
+
+    /// As [`Expr::children`], to change them.
+    fn children_mut(&mut self) -> Vec<&mut Expr> {
+        match &mut self.kind {
+            Kind::Int(_)
+            | Kind::Str(_)
+            | Kind::Builtin(_)
+            | Kind::Arg(_)
+            | Kind::Reg(_)
+            | Kind::Retval
+            | Kind::Latency
+            | Kind::Deferred(_)
+            | Kind::Capture(_) => vec![],
+            Kind::Load(e)
+            | Kind::Unary { e, .. }
+            | Kind::Cast(e)
+            | Kind::After(e)
+            | Kind::ReadChars { addr: e, .. } => vec![e],
+            Kind::Binary { a, b, .. } => vec![a, b],
+            Kind::Cond { c, a, b } => vec![c, a, b],
+            Kind::ReadStr { addr, len } => std::iter::once(&mut **addr)
+                .chain(len.as_deref_mut())
+                .collect(),
             Kind::ReadBuf { addr, len } => vec![addr, len],
         }
     }
@@ -309,7 +365,11 @@ impl Expr {
     /// Whether its value is known only when the call returns: it has `retval`, `latency` or `after()` in it.
     /// A capture counts by its own expression: put them in first, by [`Expr::with_captures`].
     pub fn needs_return(&self) -> bool {
-        self.any(&|e| matches!(e.kind, Kind::Retval | Kind::Latency | Kind::After(_)))
+        self.any(&|e| match &e.kind {
+            Kind::Retval | Kind::Latency | Kind::After(_) => true,
+            Kind::Deferred(deferred) => deferred.needs_return(),
+            _ => false,
+        })
     }
 
     /// The same expression with each capture's expression in place of its name. Comparisons of texts are
@@ -345,7 +405,7 @@ impl Builtin {
 }
 
 /// What names mean where an expression stands.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scope {
     /// The probe is a call: `retval`, `latency` and `after()` are known.
     pub call: bool,
@@ -395,7 +455,7 @@ pub fn parse_expr(source: &Source, scope: &Scope) -> Result<Expr, Error> {
 }
 
 /// Where the bytes of an expression's text stand in its source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum TextMap {
     /// As they are, from this offset on.
     Offset(usize),
@@ -426,13 +486,13 @@ pub(crate) fn parse_at(
     map: &TextMap,
     scope: &Scope,
 ) -> Result<Expr, Error> {
-    let fail = |f: Fault| {
-        let mut e = Error::new(source, map.range(f.span), f.message).label(f.label);
-        e.help = f.help;
-        e
-    };
+    let fail = |f: Fault| f.at(source, map);
     let tree = parse::parse(text).map_err(fail)?;
-    let mut e = check::check(&tree, text, scope).map_err(fail)?;
+    let mut e = check::check(&tree, text, scope, None).map_err(fail)?;
+    if e.ty == Type::Deferred {
+        let deferred = Deferred::new(source, text, map, scope, &tree);
+        e.kind = Kind::Deferred(Arc::new(deferred));
+    }
     place(&mut e, map);
     Ok(e)
 }
@@ -440,30 +500,8 @@ pub(crate) fn parse_at(
 /// Brings all spans from the expression's text to its source.
 fn place(e: &mut Expr, map: &TextMap) {
     e.span = map.range(e.span.clone());
-    match &mut e.kind {
-        Kind::Int(_)
-        | Kind::Str(_)
-        | Kind::Builtin(_)
-        | Kind::Arg(_)
-        | Kind::Retval
-        | Kind::Latency
-        | Kind::Capture(_) => {}
-        Kind::Load(e) | Kind::Unary { e, .. } | Kind::Cast(e) | Kind::After(e) => place(e, map),
-        Kind::Binary { a, b, .. } | Kind::ReadBuf { addr: a, len: b } => {
-            place(a, map);
-            place(b, map);
-        }
-        Kind::Cond { c, a, b } => {
-            place(c, map);
-            place(a, map);
-            place(b, map);
-        }
-        Kind::ReadStr { addr, len } => {
-            place(addr, map);
-            if let Some(len) = len {
-                place(len, map);
-            }
-        }
+    for child in e.children_mut() {
+        place(child, map);
     }
 }
 
@@ -484,6 +522,13 @@ impl Fault {
             label: String::new(),
             help: None,
         }
+    }
+
+    /// The error in the source.
+    pub(crate) fn at(self, source: &Arc<Source>, map: &TextMap) -> Error {
+        let mut e = Error::new(source, map.range(self.span), self.message).label(self.label);
+        e.help = self.help;
+        e
     }
 
     pub(crate) fn label(mut self, label: impl Into<String>) -> Fault {

@@ -41,14 +41,17 @@ pub(super) enum Syntax {
     },
     Member {
         of: Box<Node>,
+        /// `->` or `.`
         operator: &'static str,
+        name: String,
+        name_span: Range<usize>,
     },
     Cast {
         to: TypeName,
         e: Box<Node>,
     },
     Deref(Box<Node>),
-    AddressOf,
+    AddressOf(Box<Node>),
     Unary {
         op: UnOp,
         e: Box<Node>,
@@ -65,10 +68,13 @@ pub(super) enum Syntax {
     },
 }
 
-/// `unsigned long**`
+/// `unsigned long**`, `struct client *`
 #[derive(Clone, Debug)]
 pub(super) struct TypeName {
+    /// Of a type of the language.
     pub(super) words: Vec<String>,
+    /// A type that debug information knows: `struct client`, `ns::Foo`.
+    pub(super) named: Option<String>,
     pub(super) stars: usize,
     pub(super) span: Range<usize>,
 }
@@ -184,6 +190,22 @@ impl Node {
             span,
             depth: depth_below + 1,
         })
+    }
+
+    /// The pieces directly inside this one.
+    pub(super) fn children(&self) -> Vec<&Node> {
+        match &self.kind {
+            Syntax::Int(_) | Syntax::Text(_) | Syntax::Name(_) | Syntax::Param(_) => vec![],
+            Syntax::Call { args, .. } => args.iter().collect(),
+            Syntax::Index { of, index } => vec![of, index],
+            Syntax::Member { of: e, .. }
+            | Syntax::Cast { e, .. }
+            | Syntax::Deref(e)
+            | Syntax::AddressOf(e)
+            | Syntax::Unary { e, .. } => vec![e],
+            Syntax::Binary { a, b, .. } => vec![a, b],
+            Syntax::Cond { c, a, b } => vec![c, a, b],
+        }
     }
 }
 
@@ -308,13 +330,18 @@ fn unary(pair: Pair<'_, Rule>) -> Result<Node, Fault> {
                 } else {
                     "."
                 };
-                let depth = of.depth;
+                let (depth, from) = (of.depth, of.span.start);
+                let Some(name) = part.into_inner().next() else {
+                    return Err(Fault::new(span, "expected a name"));
+                };
                 Node::new(
                     Syntax::Member {
                         of: Box::new(of),
                         operator,
+                        name: name.as_str().to_owned(),
+                        name_span: range(&name),
                     },
-                    span,
+                    from..span.end,
                     depth,
                 )?
             }
@@ -337,7 +364,7 @@ fn unary(pair: Pair<'_, Rule>) -> Result<Node, Fault> {
                 e,
             },
             Rule::deref => Syntax::Deref(e),
-            Rule::address_of => Syntax::AddressOf,
+            Rule::address_of => Syntax::AddressOf(e),
             _ => Syntax::Cast {
                 to: type_name(prefix),
                 e,
@@ -361,6 +388,7 @@ fn type_name(cast: Pair<'_, Rule>) -> TypeName {
     let span = range(&cast);
     let mut name = TypeName {
         words: Vec::new(),
+        named: None,
         stars: 0,
         span: span.start + 1..span.end.saturating_sub(1),
     };
@@ -368,6 +396,11 @@ fn type_name(cast: Pair<'_, Rule>) -> TypeName {
         match part.as_rule() {
             Rule::type_word => name.words.push(part.as_str().to_owned()),
             Rule::star => name.stars += 1,
+            Rule::record_word => name.named = Some(part.as_str().to_owned()),
+            Rule::named => {
+                let before = name.named.take().map(|word| word + " ");
+                name.named = Some(before.unwrap_or_default() + part.as_str());
+            }
             _ => {}
         }
     }

@@ -3,6 +3,8 @@
 //! `str(p) == "x"` and `comm == "x"` stay as they are: the kernel compares up to the NUL. A text of given
 //! length is compared by its length and then eight bytes at a time, which needs no buffer.
 
+use std::cmp::Ordering;
+
 use super::{BinOp, Expr, Kind, Type};
 
 /// `lhs == literal` or `lhs != literal`, in the form that the kernel half knows.
@@ -20,15 +22,26 @@ pub(super) fn compare(lhs: Expr, literal: &str, equal: bool) -> Expr {
             len: Some(len),
         } => {
             let same = sized(&addr, *len, literal.as_bytes());
-            if equal {
-                same
-            } else {
-                node(Kind::Unary {
-                    op: super::UnOp::LogNot,
-                    e: Box::new(same),
-                })
-            }
+            if equal { same } else { not(same) }
         }
+        // An array that the text fills has no NUL; a longer text never equals it.
+        Kind::ReadChars { addr, size } => match literal.len().cmp(&(size as usize)) {
+            Ordering::Greater => node(Kind::Int(u64::from(!equal))),
+            Ordering::Equal => {
+                let len = Expr::int(u64::from(size));
+                let same = sized(&addr, len, literal.as_bytes());
+                if equal { same } else { not(same) }
+            }
+            Ordering::Less => {
+                let text = Kind::ReadStr { addr, len: None };
+                let text = Expr {
+                    kind: text,
+                    ty: Type::Str,
+                    span,
+                };
+                compare(text, literal, equal)
+            }
+        },
         _ => {
             let op = if equal { BinOp::Eq } else { BinOp::Ne };
             let b = Box::new(Expr {
@@ -43,6 +56,17 @@ pub(super) fn compare(lhs: Expr, literal: &str, equal: bool) -> Expr {
                 b,
             })
         }
+    }
+}
+
+fn not(e: Expr) -> Expr {
+    Expr {
+        span: e.span.clone(),
+        ty: Type::INT,
+        kind: Kind::Unary {
+            op: super::UnOp::LogNot,
+            e: Box::new(e),
+        },
     }
 }
 
@@ -137,6 +161,8 @@ pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
         | Kind::Str(_)
         | Kind::Builtin(_)
         | Kind::Arg(_)
+        | Kind::Reg(_)
+        | Kind::Deferred(_)
         | Kind::Retval
         | Kind::Latency => e.kind.clone(),
         Kind::Load(a) => Kind::Load(go(a)),
@@ -161,6 +187,10 @@ pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
         Kind::ReadBuf { addr, len } => Kind::ReadBuf {
             addr: go(addr),
             len: go(len),
+        },
+        Kind::ReadChars { addr, size } => Kind::ReadChars {
+            addr: go(addr),
+            size: *size,
         },
     };
     Expr {
@@ -197,6 +227,10 @@ fn without_after(e: Expr) -> Expr {
         Kind::ReadBuf { addr, len } => Kind::ReadBuf {
             addr: go(addr),
             len: go(len),
+        },
+        Kind::ReadChars { addr, size } => Kind::ReadChars {
+            addr: go(addr),
+            size,
         },
         leaf => leaf,
     };

@@ -531,7 +531,11 @@ impl Reading<'_> {
     }
 }
 
-/// The same width and sign; pointers are one type here, whatever they point to.
+/// The same width and sign; pointers are one type here, whatever they point to, and what debug information knows
+/// may be any.
 fn same_type(a: &Type, b: &Type) -> bool {
-    a == b || matches!((a, b), (Type::Ptr { .. }, Type::Ptr { .. }))
+    a == b
+        || matches!((a, b), (Type::Ptr { .. }, Type::Ptr { .. }))
+        || *a == Type::Deferred
+        || *b == Type::Deferred
 }

@@ -207,7 +207,7 @@ impl Reader {
         what: &str,
     ) -> Option<Expr> {
         let e = self.expression(value, key, scope)?;
-        if e.ty.is_scalar() {
+        if e.ty.is_scalar() || e.is_deferred() {
             return Some(e);
         }
         let fault = self.error(

@@ -17,6 +17,7 @@ impl World {
         match &e.kind {
             Kind::Int(v) => *v,
             Kind::Arg(n) => self.args[usize::from(*n)],
+            Kind::Reg(n) => self.args[usize::from(*n) % 10],
             Kind::Retval => self.retval,
             Kind::Latency => self.latency,
             Kind::Builtin(Builtin::Pid) => 4242,
@@ -60,7 +61,11 @@ impl World {
             Kind::Cond { c, a, b } => self.eval(if self.eval(c) != 0 { a } else { b }),
             Kind::Cast(inner) => extend(self.eval(inner), &e.ty),
             Kind::After(inner) => self.eval(inner),
-            Kind::Str(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } => {
+            Kind::Str(_)
+            | Kind::ReadStr { .. }
+            | Kind::ReadChars { .. }
+            | Kind::ReadBuf { .. }
+            | Kind::Deferred(_) => {
                 panic!("{e} is no number")
             }
         }

@@ -2,12 +2,17 @@
 
 use std::ops::Range;
 
-use super::super::parse::Node;
+use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type};
-use super::names::{FUNCTIONS, NOT_YET, not_yet};
-use super::numbers::scaled;
+use super::names::{FUNCTIONS, NOT_YET, not_yet, register_name};
+use super::numbers::{known_size, scaled};
 use super::{Checked, Checker, Result};
+use crate::debug::Place;
+use crate::model::MAX_TEXT_LIMIT;
 use crate::suggest;
+
+/// The largest array whose text `chars` reads, in bytes.
+const MOST_CHARS: u64 = MAX_TEXT_LIMIT as u64;
 
 impl Checker<'_> {
     pub(super) fn call(
@@ -35,7 +40,7 @@ impl Checker<'_> {
         }
         let (least, most) = match name {
             "str" => (1, 2),
-            "buf" => (2, 2),
+            "buf" | "chars" => (2, 2),
             _ => (1, 1),
         };
         if args.len() < least || args.len() > most {
@@ -54,7 +59,17 @@ impl Checker<'_> {
         if name == "after" {
             return self.after(n, &args[0]);
         }
-        let addr = self.scalar(&args[0], &format!("`{name}()`"))?.e;
+        if name == "reg" {
+            return self.register(n, &args[0]);
+        }
+        let addr = self.scalar(&args[0], &format!("`{name}()`"))?;
+        if addr.is_deferred() {
+            for other in &args[1..] {
+                self.scalar(other, &format!("`{name}()`"))?;
+            }
+            return Ok(Checked::deferred(&n.span));
+        }
+        let addr = addr.e;
         if addr.as_int().is_some() {
             return Err(Fault::new(
                 args[0].span.clone(),
@@ -66,6 +81,9 @@ impl Checker<'_> {
             .get(1)
             .map(|a| self.scalar(a, &format!("`{name}()`")))
             .transpose()?;
+        if len.as_ref().is_some_and(Checked::is_deferred) {
+            return Ok(Checked::deferred(&n.span));
+        }
         if let Some(c) = &len
             && c.e.ty == Type::I64
             && c.e.as_int().is_some_and(|v| (v as i64) < 0)
@@ -74,6 +92,19 @@ impl Checker<'_> {
         }
         let (addr, len) = (Box::new(addr), len.map(|c| Box::new(c.e)));
         let (kind, ty) = match (name, len) {
+            ("chars", Some(len)) => match len.as_int() {
+                Some(size @ 1..=MOST_CHARS) => {
+                    let size = size as u32;
+                    (Kind::ReadChars { addr, size }, Type::Str)
+                }
+                _ => {
+                    return Err(Fault::new(
+                        len.span.clone(),
+                        format!("the size of an array is a constant from 1 to {MOST_CHARS}"),
+                    )
+                    .help("str(p, n) is a text whose length is computed"));
+                }
+            },
             ("buf", Some(len)) => (Kind::ReadBuf { addr, len }, Type::Bytes),
             (_, len) => (Kind::ReadStr { addr, len }, Type::Str),
         };
@@ -93,7 +124,17 @@ impl Checker<'_> {
             .label("this probe fires at the entry")
             .help("use [[call]], which sees the return"));
         }
-        let e = self.node(arg)?.e;
+        let c = self.node(arg)?;
+        if c.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        // A buffer by its name is the text in it; a pointer that is itself read may be followed further.
+        let is_read = c.place.is_none() && c.e.any(&|e| matches!(e.kind, Kind::Load(_)));
+        let debug = c.debug;
+        let e = match is_read {
+            true => c.e,
+            false => self.finish(arg, c)?,
+        };
         if e.any(&|e| matches!(e.kind, Kind::After(_))) {
             return Err(
                 Fault::new(n.span.clone(), "`after()` inside `after()`").help("one is enough")
@@ -102,7 +143,11 @@ impl Checker<'_> {
         let reads = e.any(&|e| {
             matches!(
                 e.kind,
-                Kind::Load(_) | Kind::ReadStr { .. } | Kind::ReadBuf { .. } | Kind::Capture(_)
+                Kind::Load(_)
+                    | Kind::ReadStr { .. }
+                    | Kind::ReadChars { .. }
+                    | Kind::ReadBuf { .. }
+                    | Kind::Capture(_)
             )
         });
         if !reads {
@@ -112,15 +157,24 @@ impl Checker<'_> {
             );
         }
         let ty = e.ty.clone();
-        Ok(Checked::plain(Expr {
+        let e = Expr {
             kind: Kind::After(Box::new(e)),
             ty,
             span: n.span.clone(),
-        }))
+        };
+        Ok(Checked {
+            debug,
+            ..Checked::plain(e)
+        })
     }
 
     pub(super) fn index(&self, n: &Node, of: &Node, index: &Node) -> Result<Checked> {
-        let base = self.scalar(of, "`[ ]`")?.e;
+        let base = self.scalar(of, "`[ ]`")?;
+        if base.is_deferred() {
+            self.scalar(index, "`[ ]`")?;
+            return Ok(Checked::deferred(&n.span));
+        }
+        let (base, debug) = (base.e, base.debug);
         let Type::Ptr { to } = base.ty.clone() else {
             let quote = self.quote(of);
             return Err(Fault::new(
@@ -135,13 +189,21 @@ impl Checker<'_> {
             )));
         };
         let index = self.scalar(index, "`[ ]`")?;
+        if index.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        known_size(&n.span, &to)?;
         let pointer = base.ty.clone();
         let at = scaled(BinOp::Add, base, index.e, &to, pointer, n.span.clone());
-        self.load(n, at)
+        self.load(n, at, debug)
     }
 
     pub(super) fn deref(&self, n: &Node, e: &Node) -> Result<Checked> {
-        let addr = self.scalar(e, "`*`")?.e;
+        let addr = self.scalar(e, "`*`")?;
+        if addr.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        let (addr, debug) = (addr.e, addr.debug);
         if !matches!(addr.ty, Type::Ptr { .. }) {
             let quote = self.quote(e);
             return Err(Fault::new(
@@ -155,10 +217,10 @@ impl Checker<'_> {
                 "say what it points to: *(u32*){quote}, *(char**){quote}"
             )));
         }
-        self.load(n, addr)
+        self.load(n, addr, debug)
     }
 
-    pub(super) fn load(&self, n: &Node, addr: Expr) -> Result<Checked> {
+    fn load(&self, n: &Node, addr: Expr, debug: bool) -> Result<Checked> {
         let Type::Ptr { to } = &addr.ty else {
             return Err(Fault::new(n.span.clone(), "reading memory needs a pointer"));
         };
@@ -168,10 +230,42 @@ impl Checker<'_> {
                     .help("cast it to a pointer to a type: (u32*), (char**)"),
             );
         }
+        if let (Type::Named(named), Some(info)) = (&**to, self.info) {
+            let ty = named.ty;
+            return self.value(&n.span, info, Place::Memory(addr), ty);
+        }
         let ty = (**to).clone();
-        Ok(Checked::plain(Expr {
+        let e = Expr {
             kind: Kind::Load(Box::new(addr)),
             ty,
+            span: n.span.clone(),
+        };
+        Ok(Checked {
+            debug,
+            ..Checked::plain(e)
+        })
+    }
+
+    /// `reg("rdi")`
+    fn register(&self, n: &Node, arg: &Node) -> Result<Checked> {
+        let known = || (0..=16).filter_map(register_name);
+        let Syntax::Text(name) = &arg.kind else {
+            return Err(
+                Fault::new(arg.span.clone(), "a register is named by a text in quotes")
+                    .help(usage("reg")),
+            );
+        };
+        let name = String::from_utf8_lossy(name);
+        let found = (0..=16).find(|r| {
+            register_name(*r).is_some_and(|k| k == name || (*r < 8 || *r == 16) && k[1..] == *name)
+        });
+        let Some(number) = found else {
+            let fault = Fault::new(arg.span.clone(), format!("there is no register `{name}`"));
+            return Err(fault.help(known().collect::<Vec<_>>().join(" ")));
+        };
+        Ok(Checked::plain(Expr {
+            kind: Kind::Reg(number),
+            ty: Type::U64,
             span: n.span.clone(),
         }))
     }
@@ -180,6 +274,8 @@ impl Checker<'_> {
 pub(super) fn usage(function: &str) -> &'static str {
     match function {
         "str" => "str(p) is the text at p up to its NUL, str(p, n) the text of n bytes",
+        "chars" => "chars(p, n) is the text in the array of n characters at p",
+        "reg" => "reg(\"rdi\") is the register rdi at the hit",
         "buf" => "buf(p, n) is the n bytes at p",
         _ => "after(e) reads the memory in e when the call returns",
     }

@@ -5,18 +5,29 @@
 //! - `numbers`: arithmetic, comparisons, pointers, `?:`
 //! - `texts`: comparing texts
 //! - `types`: casts
+//! - `debug`: variables, members and types that debug information knows; `finish`: what stands at the end;
+//!   `place`: parts of where things are
+//!
+//! Without debug information, what only that can know has the type [`Type::Deferred`], and so has everything made
+//! of it; the rest is checked.
 
+mod debug;
+mod finish;
 mod memory;
 mod names;
 mod numbers;
+mod place;
 mod texts;
 mod types;
 
+use std::ops::Range;
+
 use super::parse::{Node, Syntax};
 use super::{Builtin, Expr, Fault, Kind, Scope, Type};
+use crate::debug::{DebugInfo, Place};
 
 pub(super) use names::TYPE_WORDS;
-pub(crate) use names::is_reserved;
+pub(crate) use names::{is_reserved, register_name};
 
 /// A checked node, with what only its neighbours need to know.
 struct Checked {
@@ -25,6 +36,10 @@ struct Checked {
     literal: bool,
     /// A parameter's value is in it: what is odd about its value is not the recipe's fault.
     param: bool,
+    /// Its type comes from debug information, not from a cast: a `char*` is a text.
+    debug: bool,
+    /// Where it is, for what fits no register (its type is [`Type::Named`], and `e` no value).
+    place: Option<Place>,
 }
 
 impl Checked {
@@ -33,19 +48,44 @@ impl Checked {
             e,
             literal: false,
             param: false,
+            debug: false,
+            place: None,
         }
+    }
+
+    /// What is known once debug information is.
+    fn deferred(span: &Range<usize>) -> Checked {
+        Checked::plain(Expr {
+            kind: Kind::Int(0),
+            ty: Type::Deferred,
+            span: span.clone(),
+        })
+    }
+
+    fn is_deferred(&self) -> bool {
+        self.e.ty == Type::Deferred
     }
 }
 
 type Result<T> = std::result::Result<T, Fault>;
 
-pub(super) fn check(tree: &Node, text: &str, scope: &Scope) -> Result<Expr> {
-    Ok(Checker { text, scope }.node(tree)?.e)
+/// The typed tree; of type [`Type::Deferred`] (and no more than that) when it takes debug information to tell and
+/// there is none.
+pub(super) fn check(
+    tree: &Node,
+    text: &str,
+    scope: &Scope,
+    info: Option<&dyn DebugInfo>,
+) -> Result<Expr> {
+    let checker = Checker { text, scope, info };
+    let checked = checker.node(tree)?;
+    checker.finish(tree, checked)
 }
 
 struct Checker<'a> {
     text: &'a str,
     scope: &'a Scope,
+    info: Option<&'a dyn DebugInfo>,
 }
 
 impl Checker<'_> {
@@ -96,15 +136,15 @@ impl Checker<'_> {
                 args,
             } => self.call(n, name, name_span, args),
             Syntax::Index { of, index } => self.index(n, of, index),
-            Syntax::Member { of, operator } => Err(Fault::new(
-                n.span.clone(),
-                format!("`{operator}` needs types from debug information: not supported yet"),
-            )
-            .help(format!("read by offset: *(u32*)({} + 24)", self.quote(of)))),
+            Syntax::Member {
+                of,
+                operator,
+                name,
+                name_span,
+            } => self.member(n, of, operator, (name, name_span)),
             Syntax::Cast { to, e } => self.cast(n, to, e),
             Syntax::Deref(e) => self.deref(n, e),
-            Syntax::AddressOf => Err(Fault::new(n.span.clone(), "`&` takes no address here")
-                .help("`&` between two values is bitwise and")),
+            Syntax::AddressOf(e) => self.address_of(n, e),
             Syntax::Unary { op, e } => self.unary(n, *op, e),
             Syntax::Binary { op, a, b } => self.binary(n, *op, a, b),
             Syntax::Cond { c, a, b } => self.cond(n, c, a, b),
@@ -113,8 +153,12 @@ impl Checker<'_> {
 
     /// A node that must be a number or an address.
     fn scalar(&self, n: &Node, what: &str) -> Result<Checked> {
-        let c = self.node(n)?;
-        if c.e.ty.is_scalar() {
+        self.as_scalar(n, self.node(n)?, what)
+    }
+
+    fn as_scalar(&self, n: &Node, c: Checked, what: &str) -> Result<Checked> {
+        let c = self.decayed(n, c)?;
+        if c.e.ty.is_scalar() || c.is_deferred() {
             return Ok(c);
         }
         let quote = self.quote(n);

@@ -3,8 +3,10 @@
 use std::ops::Range;
 
 use super::super::{Builtin, Expr, Fault, Kind, Type};
+use super::debug::listed;
 use super::memory::usage;
 use super::{Checked, Checker, Result};
+use crate::debug::DebugInfo;
 use crate::model::Value;
 use crate::suggest;
 
@@ -19,14 +21,13 @@ pub(super) const BUILTINS: &[Builtin] = &[
     Builtin::Comm,
 ];
 
-pub(super) const FUNCTIONS: &[&str] = &["str", "buf", "after"];
+pub(super) const FUNCTIONS: &[&str] = &["str", "buf", "chars", "reg", "after"];
 
 /// What bpftrace knows and this language does not: said so, rather than "unknown".
 pub(super) const NOT_YET: &[&str] = &[
-    "ntop", "ustack", "kstack", "usym", "ksym", "uaddr", "kaddr", "reg", "func", "probe",
-    "curtask", "rand", "args", "strncmp", "strftime", "printf", "count", "sum", "avg", "min",
-    "max", "hist", "lhist", "kstr", "cgroupid", "sizeof", "offsetof", "ppid", "username", "ctx",
-    "jiffies", "elf",
+    "ntop", "ustack", "kstack", "usym", "ksym", "uaddr", "kaddr", "func", "probe", "curtask",
+    "rand", "args", "strncmp", "strftime", "printf", "count", "sum", "avg", "min", "max", "hist",
+    "lhist", "kstr", "cgroupid", "sizeof", "offsetof", "ppid", "username", "ctx", "jiffies", "elf",
 ];
 
 /// Names that mean something in every expression, so that no capture can have them.
@@ -139,7 +140,15 @@ impl Checker<'_> {
                     format!("`{name}`: arguments go from arg0 to arg9"),
                 ));
             }
-            return made(Kind::Arg(n as u8), Type::U64);
+            let Some(info) = self.info else {
+                return made(Kind::Arg(n as u8), Type::U64);
+            };
+            let own = info.argument(n as u8);
+            let own = own.map_err(|why| Fault::new(span.clone(), format!("`{name}` is {why}")))?;
+            return match own.ty {
+                Type::U64 => made(own.kind, Type::U64),
+                _ => made(Kind::Cast(Box::new(own)), Type::U64),
+            };
         }
         match name {
             "retval" | "latency" | "elapsed" if !self.scope.call => Err(Fault::new(
@@ -148,46 +157,78 @@ impl Checker<'_> {
             )
             .label("this probe fires at the entry")
             .help("use [[call]], or `uprof latency`, which see the return")),
-            "retval" => made(Kind::Retval, Type::I64),
+            "retval" => self.returned(span),
             "latency" | "elapsed" => made(Kind::Latency, Type::U64),
-            _ if FUNCTIONS.contains(&name) => {
-                Err(Fault::new(span.clone(), format!("`{name}` is a function")).help(usage(name)))
-            }
-            _ if NOT_YET.contains(&name) && !self.scope.params.iter().any(|(n, _)| n == name) => {
-                Err(not_yet(name, span))
-            }
-            _ => Err(self.unknown_name(name, span)),
+            _ => self.debug_name(name, span),
         }
     }
 
-    pub(super) fn unknown_name(&self, name: &str, span: &Range<usize>) -> Fault {
-        let fault = Fault::new(span.clone(), format!("unknown name `{name}`"));
+    /// A name that debug information may know: a parameter, a variable.
+    fn debug_name(&self, name: &str, span: &Range<usize>) -> Result<Checked> {
         if self.scope.params.iter().any(|(n, _)| n == name) {
-            return fault.help(format!("a parameter is written with a dollar: `${name}`"));
+            let fault = Fault::new(span.clone(), format!("unknown name `{name}`"));
+            return Err(fault.help(format!("a parameter is written with a dollar: `${name}`")));
         }
+        let Some(info) = self.info else {
+            return Ok(Checked::deferred(span));
+        };
+        match info.variable(name) {
+            Ok(Some(variable)) => self.value(span, info, variable.place, variable.ty),
+            Err(why) => Err(Fault::new(span.clone(), format!("`{name}` is {why}"))),
+            Ok(None) if FUNCTIONS.contains(&name) => {
+                Err(Fault::new(span.clone(), format!("`{name}` is a function")).help(usage(name)))
+            }
+            Ok(None) if NOT_YET.contains(&name) => Err(not_yet(name, span)),
+            Ok(None) => Err(self.unknown_name(name, span, info)),
+        }
+    }
+
+    /// What the function returns, by its type where that is known.
+    fn returned(&self, span: &Range<usize>) -> Result<Checked> {
+        let plain = Checked::plain(Expr {
+            kind: Kind::Retval,
+            ty: Type::I64,
+            span: span.clone(),
+        });
+        let Some(info) = self.info else {
+            return Ok(plain);
+        };
+        match info.returned() {
+            Some(value) => self.value(span, info, value.place, value.ty),
+            None => Ok(plain),
+        }
+    }
+
+    /// Nothing knows it: what is near, what there is, and why there may be no more.
+    fn unknown_name(&self, name: &str, span: &Range<usize>, info: &dyn DebugInfo) -> Fault {
+        let captures = self.scope.captures.iter().map(|(n, _)| n.as_str());
         let arguments: Vec<String> = (0..10).map(|i| format!("arg{i}")).collect();
-        let known: Vec<&str> = BUILTINS
+        let variables = info.variables();
+        let words = BUILTINS
             .iter()
             .map(|b| b.name())
             .chain(["retval", "latency"])
-            .chain(self.scope.captures.iter().map(|(n, _)| n.as_str()))
-            .chain(arguments.iter().map(String::as_str))
-            .collect();
-        if let Some(near) = suggest::nearest(name, known.iter().copied()) {
-            return fault.help(format!("did you mean `{near}`?"));
-        }
-        let captures: Vec<&str> = self
-            .scope
-            .captures
-            .iter()
-            .map(|(n, _)| n.as_str())
-            .collect();
-        let here = if captures.is_empty() {
-            String::new()
-        } else {
-            format!(", captures: {}", captures.join(", "))
+            .chain(arguments.iter().map(String::as_str));
+        let known = words
+            .chain(captures.clone())
+            .chain(variables.iter().map(String::as_str));
+        let mut help = match suggest::nearest(name, known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval and latency"
+                .to_owned(),
         };
-        fault.help(format!("known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval and latency{here}"))
+        let captures: Vec<&str> = captures.collect();
+        if !captures.is_empty() {
+            help.push_str(&format!("; captures: {}", captures.join(", ")));
+        }
+        if !variables.is_empty() {
+            help.push_str(&format!("; in the source here: {}", listed(&variables)));
+        }
+        let remark = info.remark();
+        if !remark.is_empty() {
+            help.push_str(&format!("; {remark}"));
+        }
+        Fault::new(span.clone(), format!("unknown name `{name}`")).help(help)
     }
 
     pub(super) fn param(&self, name: &str, span: &Range<usize>) -> Result<Checked> {
@@ -195,11 +236,11 @@ impl Checker<'_> {
             Ok(Checked {
                 literal: true,
                 param: true,
-                e: Expr {
+                ..Checked::plain(Expr {
                     kind,
                     ty,
                     span: span.clone(),
-                },
+                })
             })
         };
         let unsigned = |v: u64| {
@@ -235,6 +276,15 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// Registers by their DWARF numbers on x86-64.
+pub(crate) fn register_name(number: u8) -> Option<&'static str> {
+    const NAMES: [&str; 17] = [
+        "rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15", "rip",
+    ];
+    NAMES.get(usize::from(number)).copied()
 }
 
 /// `arg3` -> 3

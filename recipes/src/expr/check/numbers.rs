@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use super::super::parse::Node;
+use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type, UnOp, fold};
 use super::{Checked, Checker, Result};
 
 impl Checker<'_> {
     pub(super) fn unary(&self, n: &Node, op: UnOp, e: &Node) -> Result<Checked> {
         let c = self.scalar(e, &format!("`{}`", op.text()))?;
+        if c.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
         if matches!(c.e.ty, Type::Ptr { .. }) && op != UnOp::LogNot {
             return Err(
                 Fault::new(n.span.clone(), format!("`{}` on a pointer", op.text()))
@@ -37,12 +40,17 @@ impl Checker<'_> {
             },
             literal,
             param: c.param,
+            ..Checked::deferred(&n.span)
         })
     }
 
     pub(super) fn binary(&self, n: &Node, op: BinOp, left: &Node, right: &Node) -> Result<Checked> {
+        let (a, b) = self.sides(left, right)?;
+        if a.is_deferred() || b.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
         if matches!(op, BinOp::Eq | BinOp::Ne) {
-            let (a, b) = (self.node(left)?, self.node(right)?);
+            let (a, b) = self.as_texts((left, a), (right, b))?;
             if !a.e.ty.is_scalar() || !b.e.ty.is_scalar() {
                 return self.texts(n, op, (left, a), (right, b));
             }
@@ -51,8 +59,8 @@ impl Checker<'_> {
         let what = format!("`{}`", op.text());
         // Order of texts: say that of them, rather than that a number is wanted.
         if matches!(op, BinOp::Lt | BinOp::Le | BinOp::Gt | BinOp::Ge) {
-            for side in [left, right] {
-                if matches!(self.node(side)?.e.ty, Type::Str | Type::Bytes) {
+            for side in [&a, &b] {
+                if matches!(side.e.ty, Type::Str | Type::Bytes) {
                     return Err(Fault::new(
                         n.span.clone(),
                         format!("{what} does not compare texts"),
@@ -61,8 +69,27 @@ impl Checker<'_> {
                 }
             }
         }
-        let (a, b) = (self.scalar(left, &what)?, self.scalar(right, &what)?);
+        let (a, b) = (
+            self.as_scalar(left, a, &what)?,
+            self.as_scalar(right, b, &what)?,
+        );
         self.numbers(n, op, (left, a), (right, b))
+    }
+
+    /// Both sides; a name on one of them may be a value of the enumeration on the other.
+    fn sides(&self, left: &Node, right: &Node) -> Result<(Checked, Checked)> {
+        let named = |n: &Node, other: &Checked, fault: Fault| match &n.kind {
+            Syntax::Name(name) => self.enumerator(n, name, &other.e.ty).ok_or(fault),
+            _ => Err(fault),
+        };
+        match (self.node(left), self.node(right)) {
+            (Err(fault), Ok(b)) => Ok((named(left, &b, fault)?, b)),
+            (Ok(a), Err(fault)) => {
+                let b = named(right, &a, fault)?;
+                Ok((a, b))
+            }
+            (a, b) => Ok((a?, b?)),
+        }
     }
 
     pub(super) fn numbers(
@@ -78,7 +105,10 @@ impl Checker<'_> {
         let param = a.param || b.param;
         let literal = a.literal && b.literal && !op.is_truth();
         if let Some(pointer) = self.pointer_arithmetic(n, op, &a.e, &b.e)? {
-            return Ok(Checked::plain(pointer));
+            return Ok(Checked {
+                debug: a.debug || b.debug,
+                ..Checked::plain(pointer)
+            });
         }
         let ty = if op.is_truth() {
             Type::INT
@@ -104,6 +134,7 @@ impl Checker<'_> {
             e: Expr { kind, ty, span },
             literal,
             param,
+            ..Checked::deferred(&n.span)
         })
     }
 
@@ -195,6 +226,11 @@ impl Checker<'_> {
             }
         };
         let span = n.span.clone();
+        if !op.is_truth() {
+            for to in [pointee(a), pointee(b)].iter().flatten() {
+                known_size(&span, to)?;
+            }
+        }
         match (op, pointee(a), pointee(b)) {
             (_, None, None) => Ok(None),
             _ if op.is_truth() => Ok(None),
@@ -259,7 +295,11 @@ impl Checker<'_> {
 
     pub(super) fn cond(&self, n: &Node, c: &Node, a: &Node, b: &Node) -> Result<Checked> {
         let condition = self.scalar(c, "the condition of `?:`")?;
-        let (left, right) = (self.node(a)?, self.node(b)?);
+        let left = self.decayed(a, self.node(a)?)?;
+        let right = self.decayed(b, self.node(b)?)?;
+        if condition.is_deferred() || left.is_deferred() || right.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
         if !left.e.ty.is_scalar() || !right.e.ty.is_scalar() {
             return Err(
                 Fault::new(n.span.clone(), "`?:` chooses between numbers, not texts")
@@ -295,7 +335,12 @@ impl Checker<'_> {
                     span,
                 },
             };
-            return Ok(Checked { e, literal, param });
+            return Ok(Checked {
+                e,
+                literal,
+                param,
+                ..Checked::deferred(&n.span)
+            });
         }
         let kind = Kind::Cond {
             c: Box::new(condition.e),
@@ -308,9 +353,20 @@ impl Checker<'_> {
                 ty,
                 span: n.span.clone(),
             },
-            literal: false,
             param,
+            ..Checked::deferred(&n.span)
         })
+    }
+}
+
+/// Elements that are only declared have no size to step by.
+pub(super) fn known_size(span: &Range<usize>, to: &Type) -> Result<()> {
+    match to.size() {
+        Some(_) => Ok(()),
+        None => Err(Fault::new(
+            span.clone(),
+            format!("the size of {} is not known here: it is only declared", to),
+        )),
     }
 }
 

@@ -2,9 +2,41 @@
 
 use super::super::parse::Node;
 use super::super::{BinOp, Builtin, Expr, Fault, Kind, MAX_COMPARED, Type, text};
+use super::debug::listed;
 use super::{Checked, Checker, Result, shown};
 
 impl Checker<'_> {
+    /// Both sides of `==` or `!=`: beside a text, what debug information says is one becomes one, and a text is
+    /// the name of an enumeration's value.
+    pub(super) fn as_texts(
+        &self,
+        (left, a): (&Node, Checked),
+        (right, b): (&Node, Checked),
+    ) -> Result<(Checked, Checked)> {
+        let (at, bt) = (a.e.clone(), b.e.clone());
+        Ok((self.beside(left, a, &bt)?, self.beside(right, b, &at)?))
+    }
+
+    fn beside(&self, n: &Node, c: Checked, other: &Expr) -> Result<Checked> {
+        if let (Kind::Str(name), Type::Enum(values)) = (&c.e.kind, &other.ty) {
+            return match self.enumerator(n, name, &other.ty) {
+                Some(value) => Ok(value),
+                None => {
+                    let known: Vec<String> = values.values.iter().map(|v| v.1.clone()).collect();
+                    let fault =
+                        Fault::new(n.span.clone(), format!("{} has no such value", values.name));
+                    Err(fault.help(format!("it has: {}", listed(&known))))
+                }
+            };
+        }
+        if other.ty == Type::Str
+            && let Some(text) = self.text_of(n, &c)?
+        {
+            return Ok(Checked::plain(text));
+        }
+        self.decayed(n, c)
+    }
+
     pub(super) fn texts(
         &self,
         n: &Node,

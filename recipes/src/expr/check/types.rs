@@ -6,8 +6,18 @@ use super::{Checked, Checker, Result};
 
 impl Checker<'_> {
     pub(super) fn cast(&self, n: &Node, to: &TypeName, e: &Node) -> Result<Checked> {
-        let ty = type_of(to)?;
-        let c = self.scalar(e, "a cast")?;
+        let ty = match &to.named {
+            Some(name) => self.named_type(to, name)?.unwrap_or(Type::Deferred),
+            None => type_of(to)?,
+        };
+        let c = self.node(e)?;
+        let c = match self.bits(&c) {
+            Some(bits) => Checked::plain(bits),
+            None => self.as_scalar(e, c, "a cast")?,
+        };
+        if c.is_deferred() || ty == Type::Deferred {
+            return Ok(Checked::deferred(&n.span));
+        }
         if ty == Type::Void {
             return Err(Fault::new(to.span.clone(), "nothing has the type void")
                 .help("void* is the pointer"));

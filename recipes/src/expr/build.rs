@@ -1,0 +1,103 @@
+//! Expressions made without text: by flags, and by debug information.
+
+use super::{BinOp, Builtin, Expr, Kind, Type};
+
+impl Expr {
+    /// A constant of type `u64`.
+    pub fn int(value: u64) -> Expr {
+        Expr {
+            kind: Kind::Int(value),
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// Something known at every hit.
+    pub fn builtin(builtin: Builtin) -> Expr {
+        Expr {
+            ty: builtin.ty(),
+            kind: Kind::Builtin(builtin),
+            span: 0..0,
+        }
+    }
+
+    /// Argument `n`, a `u64`.
+    pub fn arg(n: u8) -> Expr {
+        Expr {
+            kind: Kind::Arg(n),
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The latency of a call.
+    pub fn latency() -> Expr {
+        Expr {
+            kind: Kind::Latency,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The return value of a call.
+    pub fn retval() -> Expr {
+        Expr {
+            kind: Kind::Retval,
+            ty: Type::I64,
+            span: 0..0,
+        }
+    }
+
+    /// A register at the hit, by its DWARF number; a `u64`. See [`Kind::Reg`].
+    pub fn reg(n: u8) -> Expr {
+        Expr {
+            kind: Kind::Reg(n),
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The unsigned integer of 1, 2, 4 or 8 bytes that stands at an address.
+    pub fn load(address: Expr, bytes: u8) -> Expr {
+        Expr {
+            kind: Kind::Load(Box::new(address)),
+            ty: Type::Int {
+                bits: 8 * bytes,
+                signed: false,
+            },
+            span: 0..0,
+        }
+    }
+
+    /// An operation on two unsigned 64-bit words; addresses count in bytes.
+    pub fn binary(op: BinOp, a: Expr, b: Expr) -> Expr {
+        Expr::words(op, false, a, b)
+    }
+
+    /// This address plus so many bytes.
+    pub fn add(self, bytes: i64) -> Expr {
+        match bytes {
+            0 => self,
+            1.. => Expr::binary(BinOp::Add, self, Expr::int(bytes as u64)),
+            _ => Expr::binary(BinOp::Sub, self, Expr::int(bytes.unsigned_abs())),
+        }
+    }
+
+    /// An operation on two 64-bit words; truth values are `int`s.
+    pub(super) fn words(op: BinOp, signed: bool, a: Expr, b: Expr) -> Expr {
+        let ty = match op.is_truth() {
+            true => Type::INT,
+            false => Type::Int { bits: 64, signed },
+        };
+        Expr {
+            kind: Kind::Binary {
+                op,
+                signed,
+                a: Box::new(a),
+                b: Box::new(b),
+            },
+            ty,
+            span: 0..0,
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! What debug information knows: variables, members, named types.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::parse::{Node, TypeName};
+use super::super::{EnumType, Expr, Fault, Kind, NamedType, Type, fold};
+use super::place::{bit_field, part, within};
+use super::{Checked, Checker, Result};
+use crate::debug::{DebugInfo, Place, TypeRef, TypeShape};
+use crate::suggest;
+
+/// Pointers to pointers that are followed by type; a damaged file may have one that points to itself.
+const MAX_POINTERS: u32 = 4;
+/// Names that one message lists.
+const MOST_LISTED: usize = 24;
+
+impl Checker<'_> {
+    /// The value of type `ty` that is at `place`.
+    pub(super) fn value(
+        &self,
+        span: &Range<usize>,
+        info: &dyn DebugInfo,
+        place: Place,
+        ty: TypeRef,
+    ) -> Result<Checked> {
+        let unreadable = |why: String| {
+            Fault::new(
+                span.clone(),
+                format!("`{}` {why}", self.text.get(span.clone()).unwrap_or("this")),
+            )
+        };
+        let (mut place, mut ty) = (place, ty);
+        for _ in 0..MAX_POINTERS {
+            match info.shape(ty) {
+                // Written as if it were what it refers to.
+                TypeShape::Pointer {
+                    to: Some(to),
+                    reference: true,
+                } => {
+                    place = Place::Memory(part(&place, 0, 8).map_err(unreadable)?);
+                    ty = to;
+                }
+                shape => {
+                    let e = match scalar(info, ty, &shape, 0) {
+                        Some(scalar) => {
+                            let bytes = scalar.size().unwrap_or(8) as u8;
+                            let e = part(&place, 0, bytes).map_err(unreadable)?;
+                            Checked::plain(typed(e, scalar, span))
+                        }
+                        None => Checked {
+                            place: Some(place),
+                            ..Checked::plain(Expr {
+                                kind: Kind::Int(0),
+                                ty: named(info, ty),
+                                span: span.clone(),
+                            })
+                        },
+                    };
+                    return Ok(Checked { debug: true, ..e });
+                }
+            }
+        }
+        Err(unreadable("is a reference to a reference".to_owned()))
+    }
+
+    /// `p->x`, `r.x`
+    pub(super) fn member(
+        &self,
+        n: &Node,
+        of: &Node,
+        operator: &str,
+        (name, name_span): (&str, &Range<usize>),
+    ) -> Result<Checked> {
+        let c = self.node(of)?;
+        if c.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        let quote = self.quote(of);
+        let pointee = match &c.e.ty {
+            Type::Ptr { to } => Some(&**to),
+            _ => None,
+        };
+        let (place, record) = match (&c.place, &c.e.ty, pointee) {
+            (Some(place), Type::Named(record), _) if operator == "." => {
+                (place.clone(), record.clone())
+            }
+            (Some(_), Type::Named(_), _) => {
+                return Err(Fault::new(
+                    n.span.clone(),
+                    format!("`->` on {}, which is no pointer", c.e.ty.describe()),
+                )
+                .help(format!("{quote}.{name}")));
+            }
+            // Go and Rust write a dot for pointers, too.
+            (None, _, Some(Type::Named(record))) => (Place::Memory(c.e.clone()), record.clone()),
+            _ => return Err(self.no_record(n, of, operator, name, &c.e.ty)),
+        };
+        let Some(info) = self.info else {
+            return Ok(Checked::deferred(&n.span));
+        };
+        if !matches!(
+            info.shape(record.ty),
+            TypeShape::Record | TypeShape::Text(_)
+        ) {
+            return Err(self.no_record(n, of, operator, name, &c.e.ty));
+        }
+        let member = info
+            .member(record.ty, name)
+            .map_err(|known| unknown_member(&record.name, name, name_span, &known))?;
+        let unreadable =
+            |why: String| Fault::new(n.span.clone(), format!("`{name}` of {} {why}", record.name));
+        match member.bits {
+            None => {
+                let place = within(&place, member.offset).map_err(unreadable)?;
+                self.value(&n.span, info, place, member.ty)
+            }
+            Some(bits) => {
+                let unit = part(&place, member.offset, bits.unit).map_err(unreadable)?;
+                let Some(ty) = scalar(info, member.ty, &info.shape(member.ty), 0) else {
+                    return Err(unreadable("is a bit field of no integer".to_owned()));
+                };
+                let signed = ty.as_int().is_some_and(|(_, signed)| signed);
+                let e = bit_field(unit, bits, signed).map_err(unreadable)?;
+                Ok(Checked {
+                    debug: true,
+                    ..Checked::plain(typed(e, ty, &n.span))
+                })
+            }
+        }
+    }
+
+    fn no_record(&self, n: &Node, of: &Node, operator: &str, name: &str, ty: &Type) -> Fault {
+        let quote = self.quote(of);
+        let fault = Fault::new(
+            n.span.clone(),
+            format!(
+                "`{operator}` needs a record with members, and `{quote}` is {}",
+                ty.describe()
+            ),
+        );
+        match ty {
+            Type::Ptr { to } if matches!(**to, Type::Ptr { .. }) => {
+                fault.help(format!("follow it first: (*{quote})->{name}"))
+            }
+            Type::Int { .. } | Type::Ptr { .. } => fault.help(format!(
+                "say what it points to: ((struct NAME *){quote})->{name}"
+            )),
+            _ => fault,
+        }
+    }
+
+    /// `&x`
+    pub(super) fn address_of(&self, n: &Node, e: &Node) -> Result<Checked> {
+        let c = self.node(e)?;
+        if c.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        let (address, to) = match (c.place, c.e.kind) {
+            (Some(Place::Memory(address)), _) => (address, c.e.ty),
+            (None, Kind::Load(address)) => (*address, c.e.ty),
+            _ => {
+                return Err(Fault::new(
+                    n.span.clone(),
+                    format!("`{}` has no address", self.quote(e)),
+                )
+                .help("`&` between two values is bitwise and"));
+            }
+        };
+        let ty = Type::Ptr { to: Box::new(to) };
+        Ok(Checked::plain(typed(address, ty, &n.span)))
+    }
+
+    /// A type that only debug information knows; `None`: there is no debug information yet.
+    pub(super) fn named_type(&self, to: &TypeName, name: &str) -> Result<Option<Type>> {
+        let Some(info) = self.info else {
+            return Ok(None);
+        };
+        let spellings = [
+            name.to_owned(),
+            format!("struct {name}"),
+            format!("class {name}"),
+            format!("union {name}"),
+            format!("enum {name}"),
+        ];
+        let Some(ty) = spellings.iter().find_map(|s| info.named(s)) else {
+            let fault = Fault::new(
+                to.span.clone(),
+                format!("the debug information has no type `{name}`"),
+            );
+            return Err(match info.remark() {
+                remark if remark.is_empty() => fault,
+                remark => fault.help(remark),
+            });
+        };
+        if to.stars == 0 {
+            return match scalar(info, ty, &info.shape(ty), 0) {
+                Some(scalar) => Ok(Some(scalar)),
+                None => Err(Fault::new(
+                    to.span.clone(),
+                    format!("`{name}` is no integer: a cast to it needs a star"),
+                )
+                .help(format!("({name} *) is a pointer to it"))),
+            };
+        }
+        let mut ty = pointee(info, Some(ty), 0);
+        for _ in 0..to.stars {
+            ty = Type::Ptr { to: Box::new(ty) };
+        }
+        Ok(Some(ty))
+    }
+
+    /// A name that is one of the values of the enumeration that it is compared with.
+    pub(super) fn enumerator(&self, n: &Node, name: &str, ty: &Type) -> Option<Checked> {
+        let Type::Enum(e) = ty else { return None };
+        let last = name.rsplit("::").next().unwrap_or(name);
+        let (value, _) = e.values.iter().find(|(_, n)| n == name || n == last)?;
+        Some(Checked {
+            debug: true,
+            ..Checked::plain(Expr {
+                kind: Kind::Int(*value),
+                ty: ty.clone(),
+                span: n.span.clone(),
+            })
+        })
+    }
+}
+
+/// As many names as a message bears.
+pub(super) fn listed(names: &[String]) -> String {
+    let mut text = names
+        .iter()
+        .take(MOST_LISTED)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if names.len() > MOST_LISTED {
+        text.push_str(&format!(", ... ({} in all)", names.len()));
+    }
+    text
+}
+
+fn unknown_member(record: &str, name: &str, span: &Range<usize>, known: &[String]) -> Fault {
+    let fault = Fault::new(span.clone(), format!("{record} has no member `{name}`"));
+    if known.is_empty() {
+        return fault.help("the debug information has no members of it");
+    }
+    match suggest::nearest(name, known.iter().map(String::as_str)) {
+        Some(near) => fault.help(format!("did you mean `{near}`? It has: {}", listed(known))),
+        None => fault.help(format!("it has: {}", listed(known))),
+    }
+}
+
+/// An address or a word with a type of its own.
+pub(super) fn typed(e: Expr, ty: Type, span: &Range<usize>) -> Expr {
+    let kind = match e.kind {
+        Kind::Load(address) if e.ty.size() == ty.size() => Kind::Load(address),
+        Kind::Int(v) => Kind::Int(fold::extend(v, &ty)),
+        kind => Kind::Cast(Box::new(Expr { kind, ..e })),
+    };
+    let mut e = Expr {
+        kind,
+        ty,
+        span: span.clone(),
+    };
+    spread(&mut e, span);
+    e
+}
+
+/// Parts that debug information made stand where what asked for them does.
+fn spread(e: &mut Expr, span: &Range<usize>) {
+    if e.span == (0..0) {
+        e.span = span.clone();
+    }
+    for child in e.children_mut() {
+        if child.span == (0..0) {
+            spread(child, span);
+        }
+    }
+}
+
+fn named(info: &dyn DebugInfo, ty: TypeRef) -> Type {
+    Type::Named(Arc::new(NamedType {
+        name: info.name(ty),
+        ty,
+        size: info.size(ty),
+    }))
+}
+
+/// What fits a register: integers, enumerations, pointers.
+fn scalar(info: &dyn DebugInfo, ty: TypeRef, shape: &TypeShape, depth: u32) -> Option<Type> {
+    let int = |bytes: u8, signed| match bytes {
+        1 | 2 | 4 | 8 => Some(Type::Int {
+            bits: 8 * bytes,
+            signed,
+        }),
+        _ => None,
+    };
+    match shape {
+        TypeShape::Int { bytes, signed } | TypeShape::Char { bytes, signed } => {
+            int(*bytes, *signed)
+        }
+        TypeShape::Bool { bytes } => int(*bytes, false),
+        TypeShape::Enum {
+            bytes,
+            signed,
+            values,
+        } => {
+            let int = int(*bytes, *signed)?;
+            let value = |v: &i128| fold::extend(*v as u64, &int);
+            Some(Type::Enum(Arc::new(EnumType {
+                name: info.name(ty),
+                bits: 8 * bytes,
+                signed: *signed,
+                values: values.iter().map(|(n, v)| (value(v), n.clone())).collect(),
+            })))
+        }
+        TypeShape::Pointer { to, .. } => Some(Type::Ptr {
+            to: Box::new(pointee(info, *to, depth + 1)),
+        }),
+        _ => None,
+    }
+}
+
+/// What a pointer points to.
+pub(super) fn pointee(info: &dyn DebugInfo, to: Option<TypeRef>, depth: u32) -> Type {
+    let Some(ty) = to.filter(|_| depth < MAX_POINTERS) else {
+        return Type::Void;
+    };
+    match info.shape(ty) {
+        TypeShape::Void | TypeShape::Function => Type::Void,
+        shape => scalar(info, ty, &shape, depth).unwrap_or_else(|| named(info, ty)),
+    }
+}
