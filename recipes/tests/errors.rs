@@ -59,7 +59,7 @@ fn syntax_of_expressions() {
                 "expected an expression after `>`, found `>`",
                 "",
             ),
-            ("&& 1", 1, "expected an expression, found `&`", ""),
+            ("&& 1", 1, "expected an expression, found `&&`", ""),
             (
                 "arg0 3",
                 6,

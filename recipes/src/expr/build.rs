@@ -78,8 +78,20 @@ impl Expr {
     pub fn add(self, bytes: i64) -> Expr {
         match bytes {
             0 => self,
-            1.. => Expr::binary(BinOp::Add, self, Expr::int(bytes as u64)),
-            _ => Expr::binary(BinOp::Sub, self, Expr::int(bytes.unsigned_abs())),
+            1.. => Expr::binary(BinOp::Add, self, Expr::literal(bytes as u64)),
+            _ => Expr::binary(BinOp::Sub, self, Expr::literal(bytes.unsigned_abs())),
+        }
+    }
+
+    /// A constant with the type that it has when it is written out.
+    pub(super) fn literal(value: u64) -> Expr {
+        let ty = match value > i64::MAX as u64 {
+            true => Type::U64,
+            false => Type::I64,
+        };
+        Expr {
+            ty,
+            ..Expr::int(value)
         }
     }
 

@@ -119,6 +119,9 @@ fn unanswered(text: &str) -> Option<usize> {
     open.pop()
 }
 
+/// Signs of two characters.
+const SIGNS: &[&str] = &["&&", "||", "==", "!=", "<=", ">=", "<<", ">>", "->"];
+
 /// The word or sign that a text begins with.
 fn token(text: &str) -> &str {
     let word = |c: char| c.is_alphanumeric() || c == '_' || c == '$';
@@ -127,6 +130,8 @@ fn token(text: &str) -> &str {
     };
     let end = if word(first) {
         text.find(|c: char| !word(c)).unwrap_or(text.len())
+    } else if let Some(sign) = SIGNS.iter().find(|s| text.starts_with(**s)) {
+        sign.len()
     } else {
         first.len_utf8()
     };
@@ -135,7 +140,6 @@ fn token(text: &str) -> &str {
 
 /// The word or sign that a text ends with.
 fn last_token(text: &str) -> &str {
-    const SIGNS: &[&str] = &["&&", "||", "==", "!=", "<=", ">=", "<<", ">>", "->"];
     if let Some(sign) = SIGNS.iter().find(|s| text.ends_with(**s)) {
         return &text[text.len() - sign.len()..];
     }

@@ -28,7 +28,7 @@ pub(super) fn compare(lhs: Expr, literal: &str, equal: bool) -> Expr {
         Kind::ReadChars { addr, size } => match literal.len().cmp(&(size as usize)) {
             Ordering::Greater => node(Kind::Int(u64::from(!equal))),
             Ordering::Equal => {
-                let len = Expr::int(u64::from(size));
+                let len = Expr::literal(u64::from(size));
                 let same = sized(&addr, len, literal.as_bytes());
                 if equal { same } else { not(same) }
             }

@@ -73,22 +73,13 @@ impl World {
 }
 
 fn extend(v: u64, ty: &Type) -> u64 {
-    match ty {
-        Type::Int {
-            bits: 8,
-            signed: true,
-        } => v as i8 as u64,
-        Type::Int {
-            bits: 16,
-            signed: true,
-        } => v as i16 as u64,
-        Type::Int {
-            bits: 32,
-            signed: true,
-        } => v as i32 as u64,
-        Type::Int { bits: 8, .. } => u64::from(v as u8),
-        Type::Int { bits: 16, .. } => u64::from(v as u16),
-        Type::Int { bits: 32, .. } => u64::from(v as u32),
+    match ty.as_int() {
+        Some((8, true)) => v as i8 as u64,
+        Some((16, true)) => v as i16 as u64,
+        Some((32, true)) => v as i32 as u64,
+        Some((8, false)) => u64::from(v as u8),
+        Some((16, false)) => u64::from(v as u16),
+        Some((32, false)) => u64::from(v as u32),
         _ => v,
     }
 }

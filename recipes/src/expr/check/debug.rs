@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::parse::{Node, TypeName};
+use super::super::parse::{Node, Syntax, TypeName};
 use super::super::{EnumType, Expr, Fault, Kind, NamedType, Type, fold};
-use super::place::{bit_field, part, within};
+use super::place::{bit_field, part, within, word};
 use super::{Checked, Checker, Result};
 use crate::debug::{DebugInfo, Place, TypeRef, TypeShape};
 use crate::suggest;
@@ -93,7 +93,10 @@ impl Checker<'_> {
                 .help(format!("{quote}.{name}")));
             }
             // Go and Rust write a dot for pointers, too.
-            (None, _, Some(Type::Named(record))) => (Place::Memory(c.e.clone()), record.clone()),
+            (None, _, Some(Type::Named(record))) => {
+                (Place::Memory(word(c.e.clone())), record.clone())
+            }
+            _ if self.may_be_typed(of) => return Ok(Checked::deferred(&n.span)),
             _ => return Err(self.no_record(n, of, operator, name, &c.e.ty)),
         };
         let Some(info) = self.info else {
@@ -128,6 +131,11 @@ impl Checker<'_> {
                 })
             }
         }
+    }
+
+    /// Whether debug information will say what this points to: `retval` has a type of its own then.
+    pub(super) fn may_be_typed(&self, n: &Node) -> bool {
+        self.info.is_none() && matches!(&n.kind, Syntax::Name(name) if name == "retval")
     }
 
     fn no_record(&self, n: &Node, of: &Node, operator: &str, name: &str, ty: &Type) -> Fault {
@@ -256,6 +264,7 @@ pub(super) fn typed(e: Expr, ty: Type, span: &Range<usize>) -> Expr {
     let kind = match e.kind {
         Kind::Load(address) if e.ty.size() == ty.size() => Kind::Load(address),
         Kind::Int(v) => Kind::Int(fold::extend(v, &ty)),
+        kind if e.ty == ty => kind,
         kind => Kind::Cast(Box::new(Expr { kind, ..e })),
     };
     let mut e = Expr {

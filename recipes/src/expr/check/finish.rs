@@ -4,7 +4,7 @@
 use super::super::parse::Node;
 use super::super::{Expr, Fault, Kind, Type};
 use super::debug::{listed, pointee, typed};
-use super::place::{part, text_record};
+use super::place::{part, text_record, word};
 use super::{Checked, Checker, Result, shown};
 use crate::debug::{DebugInfo, Place, TypeShape};
 use crate::model::MAX_TEXT_LIMIT;
@@ -58,7 +58,7 @@ impl Checker<'_> {
                     return Ok(Some(made(Kind::ReadStr { addr, len: None }, Type::Str)));
                 }
                 Type::Named(record) if matches!(info.shape(record.ty), TypeShape::Text(_)) => {
-                    (Place::Memory(c.e.clone()), record.clone())
+                    (Place::Memory(word(c.e.clone())), record.clone())
                 }
                 _ => return Ok(None),
             },
@@ -100,7 +100,7 @@ impl Checker<'_> {
                     (None, true) => Some(made(Kind::ReadStr { addr, len: None }, Type::Str)),
                     (Some(size), true) => Some(made(Kind::ReadChars { addr, size }, Type::Str)),
                     (Some(size), false) => {
-                        let len = Box::new(Expr::int(size.into()));
+                        let len = Box::new(Expr::literal(size.into()));
                         Some(made(Kind::ReadBuf { addr, len }, Type::Bytes))
                     }
                 })

@@ -6,6 +6,7 @@ use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type};
 use super::names::{FUNCTIONS, NOT_YET, not_yet, register_name};
 use super::numbers::{known_size, scaled};
+use super::place::word;
 use super::{Checked, Checker, Result};
 use crate::debug::Place;
 use crate::model::MAX_TEXT_LIMIT;
@@ -170,7 +171,7 @@ impl Checker<'_> {
 
     pub(super) fn index(&self, n: &Node, of: &Node, index: &Node) -> Result<Checked> {
         let base = self.scalar(of, "`[ ]`")?;
-        if base.is_deferred() {
+        if base.is_deferred() || self.may_be_typed(of) {
             self.scalar(index, "`[ ]`")?;
             return Ok(Checked::deferred(&n.span));
         }
@@ -200,7 +201,7 @@ impl Checker<'_> {
 
     pub(super) fn deref(&self, n: &Node, e: &Node) -> Result<Checked> {
         let addr = self.scalar(e, "`*`")?;
-        if addr.is_deferred() {
+        if addr.is_deferred() || self.may_be_typed(e) {
             return Ok(Checked::deferred(&n.span));
         }
         let (addr, debug) = (addr.e, addr.debug);
@@ -232,7 +233,7 @@ impl Checker<'_> {
         }
         if let (Type::Named(named), Some(info)) = (&**to, self.info) {
             let ty = named.ty;
-            return self.value(&n.span, info, Place::Memory(addr), ty);
+            return self.value(&n.span, info, Place::Memory(word(addr)), ty);
         }
         let ty = (**to).clone();
         let e = Expr {

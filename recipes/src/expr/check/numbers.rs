@@ -46,16 +46,6 @@ impl Checker<'_> {
 
     pub(super) fn binary(&self, n: &Node, op: BinOp, left: &Node, right: &Node) -> Result<Checked> {
         let (a, b) = self.sides(left, right)?;
-        if a.is_deferred() || b.is_deferred() {
-            return Ok(Checked::deferred(&n.span));
-        }
-        if matches!(op, BinOp::Eq | BinOp::Ne) {
-            let (a, b) = self.as_texts((left, a), (right, b))?;
-            if !a.e.ty.is_scalar() || !b.e.ty.is_scalar() {
-                return self.texts(n, op, (left, a), (right, b));
-            }
-            return self.numbers(n, op, (left, a), (right, b));
-        }
         let what = format!("`{}`", op.text());
         // Order of texts: say that of them, rather than that a number is wanted.
         if matches!(op, BinOp::Lt | BinOp::Le | BinOp::Gt | BinOp::Ge) {
@@ -68,6 +58,22 @@ impl Checker<'_> {
                     .help("texts are compared by == and !="));
                 }
             }
+        }
+        let equality = matches!(op, BinOp::Eq | BinOp::Ne);
+        if a.is_deferred() || b.is_deferred() {
+            for (n, side) in [(left, a), (right, b)] {
+                if !equality {
+                    self.as_scalar(n, side, &what)?;
+                }
+            }
+            return Ok(Checked::deferred(&n.span));
+        }
+        if equality {
+            let (a, b) = self.as_texts((left, a), (right, b))?;
+            if !a.e.ty.is_scalar() || !b.e.ty.is_scalar() {
+                return self.texts(n, op, (left, a), (right, b));
+            }
+            return self.numbers(n, op, (left, a), (right, b));
         }
         let (a, b) = (
             self.as_scalar(left, a, &what)?,

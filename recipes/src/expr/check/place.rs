@@ -1,8 +1,27 @@
 //! Parts of a place: memory, a register, or several of them. Errors are plain words to follow a name.
 
-use super::super::{BinOp, Expr, Type};
+use super::super::{BinOp, Expr, Kind, Type};
 use super::debug::typed;
 use crate::debug::{BitField, Place, TextLength, TextShape};
+
+/// An address as a plain number: what is added to it counts in bytes.
+pub(super) fn word(e: Expr) -> Expr {
+    let kind = match e.kind {
+        _ if !matches!(e.ty, Type::Ptr { .. }) => return e,
+        Kind::Cast(inner) if inner.ty == Type::U64 => return *inner,
+        Kind::Load(address) => Kind::Load(address),
+        kind => Kind::Cast(Box::new(Expr {
+            kind,
+            ty: e.ty,
+            span: e.span.clone(),
+        })),
+    };
+    Expr {
+        kind,
+        ty: Type::U64,
+        span: e.span,
+    }
+}
 
 /// `bytes` bytes of a place, `offset` bytes into it; bits above them mean nothing.
 pub(super) fn part(place: &Place, offset: u64, bytes: u8) -> Result<Expr, String> {
@@ -10,7 +29,7 @@ pub(super) fn part(place: &Place, offset: u64, bytes: u8) -> Result<Expr, String
         Place::Memory(address) => Ok(Expr::load(address.clone().add(offset as i64), bytes)),
         Place::Value(e) if offset == 0 => Ok(e.clone()),
         Place::Value(e) if offset.saturating_add(bytes.into()) <= 8 => {
-            let by = Expr::int(8 * offset);
+            let by = Expr::literal(8 * offset);
             Ok(Expr::binary(BinOp::Shr, e.clone(), by))
         }
         Place::Value(_) => Err("is not wholly in the register that begins it".to_owned()),
@@ -36,7 +55,7 @@ pub(super) fn within(place: &Place, offset: u64) -> Result<Place, String> {
     match place {
         Place::Memory(address) => Ok(Place::Memory(address.clone().add(offset as i64))),
         Place::Value(e) if offset < 8 => {
-            let by = Expr::int(8 * offset);
+            let by = Expr::literal(8 * offset);
             Ok(Place::Value(Expr::binary(BinOp::Shr, e.clone(), by)))
         }
         Place::Value(_) => Err("lies beyond the register".to_owned()),
@@ -67,15 +86,15 @@ pub(super) fn bit_field(unit: Expr, bits: BitField, signed: bool) -> Result<Expr
         return Err("is a bit field without sense".to_owned());
     }
     if signed {
-        let up = Expr::binary(BinOp::Shl, unit, Expr::int(64 - shift - width));
-        return Ok(Expr::words(BinOp::Shr, true, up, Expr::int(64 - width)));
+        let up = Expr::binary(BinOp::Shl, unit, Expr::literal(64 - shift - width));
+        return Ok(Expr::words(BinOp::Shr, true, up, Expr::literal(64 - width)));
     }
     let down = match shift {
         0 => unit,
-        _ => Expr::binary(BinOp::Shr, unit, Expr::int(shift)),
+        _ => Expr::binary(BinOp::Shr, unit, Expr::literal(shift)),
     };
     let mask = u64::MAX >> (64 - width);
-    Ok(Expr::binary(BinOp::And, down, Expr::int(mask)))
+    Ok(Expr::binary(BinOp::And, down, Expr::literal(mask)))
 }
 
 /// Address and length of the text that a record holds.
