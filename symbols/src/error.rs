@@ -169,6 +169,18 @@ pub enum Error {
         /// How far it got.
         why: String,
     },
+    /// It is not known what an indirect function came to.
+    #[error("{name} of {} is an indirect function, and what process {pid} calls by it is not known: {why}", path.display())]
+    Ifunc {
+        /// The process id.
+        pid: u32,
+        /// The function.
+        name: String,
+        /// The file that defines it.
+        path: PathBuf,
+        /// Why not, and what could help.
+        why: String,
+    },
     /// No program of that name was found.
     #[error("no program \"{name}\" in {}", searched.join(":"))]
     NoSuchProgram {

@@ -37,6 +37,7 @@ mod matcher;
 mod pattern;
 mod plt;
 pub mod process;
+mod raw_symbols;
 pub mod site;
 pub mod types;
 pub mod usdt;

@@ -44,6 +44,14 @@ impl Image {
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
     }
 
+    /// What was added to the file's addresses in a process that has the file's first byte mapped at BASE.
+    pub(crate) fn bias_of(&self, base: u64) -> u64 {
+        let first = self.loads().next();
+        first.map_or(base, |segment| {
+            base.wrapping_sub(segment.address.wrapping_sub(segment.offset))
+        })
+    }
+
     /// The loaded segments.
     pub(crate) fn loads(&self) -> impl Iterator<Item = &Segment> {
         let segments = self.headers().segments().iter();

@@ -1,6 +1,6 @@
 //! What depends on the processor, behind one interface: one file per architecture with the same items.
 //!
-//! - `NAME`, `MACHINE`: the architecture and its ELF number; `RELATIVE`: its kind of relocation for own addresses;
+//! - `NAME`, `MACHINE`: the architecture and its ELF number; `relocation`: the kinds of relocations that bind functions;
 //! - `Instructions`: decodes code in order, giving `Step`s;
 //! - `stub_slot`: what a stub of the procedure linkage table jumps through;
 //! - `effects`, `cost`, `text`: one instruction's side effects, its price under a probe, its words.
@@ -9,7 +9,7 @@
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
-    EffectsState, Instructions, MACHINE, NAME, RELATIVE, Step, cost, effects, stub_slot, text,
+    EffectsState, Instructions, MACHINE, NAME, Step, cost, effects, relocation, stub_slot, text,
 };
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(

@@ -16,8 +16,21 @@ pub(crate) const NAME: &str = "x86-64";
 /// Its number in ELF headers (gABI, `e_machine`).
 pub(crate) const MACHINE: Machine = object::elf::EM_X86_64;
 
-/// The relocation that writes an address of the file itself.
-pub(crate) const RELATIVE: u32 = object::elf::R_X86_64_RELATIVE.0;
+/// Kinds of relocations.
+pub(crate) mod relocation {
+    use object::elf;
+
+    /// Writes an address of the file itself.
+    pub(crate) const RELATIVE: u32 = elf::R_X86_64_RELATIVE.0;
+    /// Writes what a function of the file itself returns: the implementation that it picks.
+    pub(crate) const IRELATIVE: u32 = elf::R_X86_64_IRELATIVE.0;
+    /// Write the address of a symbol: for calls through the PLT, for others, and into data.
+    pub(crate) const SYMBOL: [u32; 3] = [
+        elf::R_X86_64_JUMP_SLOT.0,
+        elf::R_X86_64_GLOB_DAT.0,
+        elf::R_X86_64_64.0,
+    ];
+}
 
 /// The page size: an optimised nop must lie within one page.
 const PAGE: u64 = 4096;

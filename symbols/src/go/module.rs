@@ -39,7 +39,7 @@ impl<'a> Pointers<'a> {
             image,
             relocated: relocations
                 .into_iter()
-                .filter(|relocation| relocation.kind == arch::RELATIVE)
+                .filter(|relocation| relocation.kind == arch::relocation::RELATIVE)
                 .map(|relocation| (relocation.at, relocation.addend))
                 .collect(),
         })

@@ -1,14 +1,12 @@
 //! The dynamic linker's list of loaded objects, read from the process's memory: `r_debug` and `link_map`
 //! (glibc's <link.h>; musl keeps the same layout), found by DT_DEBUG in the program's dynamic section.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use object::elf;
 use procfs::process::MemoryMap;
 
+use super::memory::{Memory, not_yet, word};
 use super::{Object, Process, failed, map_id};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 
 /// `struct r_debug` (64-bit): int r_version at 0, struct link_map *r_map at 8.
@@ -140,56 +138,5 @@ fn load_bias(process: &Process, exe: &Image) -> Result<u64> {
             process.pid,
             "it has no auxiliary vector (it is starting or ending)",
         )),
-    }
-}
-
-fn word(bytes: &[u8], at: usize) -> u64 {
-    let mut word = [0; 8];
-    if let Some(source) = bytes.get(at..at + 8) {
-        word.copy_from_slice(source);
-    }
-    u64::from_le_bytes(word)
-}
-
-fn not_yet(pid: u32, why: &str) -> Error {
-    Error::LinkMap {
-        pid,
-        why: why.to_owned(),
-    }
-}
-
-/// A process's memory, through `/proc/PID/mem`.
-struct Memory {
-    pid: u32,
-    file: File,
-}
-
-impl Memory {
-    fn open(pid: u32) -> Result<Self> {
-        let file = File::open(format!("/proc/{pid}/mem"))
-            .map_err(|error| failed(pid, "/proc/PID/mem", &error))?;
-        Ok(Self { pid, file })
-    }
-
-    fn read<const N: usize>(&self, address: u64) -> Result<[u8; N]> {
-        let mut bytes = [0; N];
-        match self.file.read_exact_at(&mut bytes, address) {
-            Ok(()) => Ok(bytes),
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL)) => {
-                Err(not_yet(
-                    self.pid,
-                    &format!("nothing is mapped at {address:#x}, where it should be"),
-                ))
-            }
-            // A read of 0 bytes: its memory is gone.
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Err(Error::NoSuchProcess { pid: self.pid })
-            }
-            Err(error) => Err(failed(self.pid, "/proc/PID/mem", &error)),
-        }
-    }
-
-    fn word(&self, address: u64) -> Result<u64> {
-        self.read::<8>(address).map(u64::from_le_bytes)
     }
 }

@@ -3,8 +3,10 @@
 //! Files are reached through `/proc/PID`: that works when the file was replaced or deleted since, and when
 //! the process sees another root (containers).
 
+mod ifunc;
 mod link_map;
 mod locate;
+pub(crate) mod memory;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,6 +21,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use crate::error::{Error, Result};
 use crate::image::FileId;
 
+pub use ifunc::{IfuncFound, IfuncTarget};
 pub use locate::{find_library_file, find_program, library_named};
 
 /// The kernel keeps this many bytes of a thread's name (TASK_COMM_LEN is 16 with the NUL).
@@ -83,7 +86,7 @@ impl Process {
         Ok(self.objects_in(&self.maps()?))
     }
 
-    fn maps(&self) -> Result<Vec<MemoryMap>> {
+    pub(crate) fn maps(&self) -> Result<Vec<MemoryMap>> {
         let maps = i32::try_from(self.pid)
             .map_err(|_| Error::NoSuchProcess { pid: self.pid })
             .and_then(|pid| {
@@ -111,7 +114,7 @@ impl Process {
         }
     }
 
-    fn objects_in(&self, maps: &[MemoryMap]) -> Vec<Object> {
+    pub(crate) fn objects_in(&self, maps: &[MemoryMap]) -> Vec<Object> {
         // One file's mappings stand together; the first one's offset gives where byte 0 would be.
         let mut base: BTreeMap<FileId, u64> = BTreeMap::new();
         let mut objects: Vec<Object> = Vec::new();
@@ -243,7 +246,7 @@ impl Process {
         link_map::binding_of(self, symbol)
     }
 
-    fn proc_path(&self, entry: &str) -> PathBuf {
+    pub(crate) fn proc_path(&self, entry: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{entry}", self.pid))
     }
 }

@@ -8,12 +8,12 @@ mod x86_64;
 use x86_64 as syntax;
 
 use object::LittleEndian as LE;
-use object::elf::{self, FileHeader64, Sym64};
-use object::pod;
+use object::elf::FileHeader64;
 use object::read::elf::NoteIterator;
 
 use crate::error::Result;
 use crate::image::Image;
+use crate::raw_symbols::RawSymbols;
 
 /// `NT_STAPSDT`
 const STAPSDT: u32 = 3;
@@ -185,7 +185,7 @@ fn parse_arg(text: &str, probe: u64, symbols: &mut Named<'_>) -> UsdtArg {
 /// Symbols of any kind by name, read when the first one is asked for.
 struct Named<'a> {
     image: &'a Image,
-    tables: Option<Vec<(Vec<u8>, Vec<u8>)>>,
+    tables: Option<Vec<RawSymbols>>,
 }
 
 impl<'a> Named<'a> {
@@ -198,28 +198,17 @@ impl<'a> Named<'a> {
 
     /// `None` where no table names it.
     fn address(&mut self, name: &str) -> Option<u64> {
-        let image = self.image;
-        let read = |section: &str| Some(image.section_data(section).ok()??.1);
         let tables = self.tables.get_or_insert_with(|| {
-            let pairs = [(".symtab", ".strtab"), (".dynsym", ".dynstr")];
-            let pairs = pairs.into_iter();
-            pairs
-                .filter_map(|(symbols, strings)| Some((read(symbols)?, read(strings)?)))
-                .collect()
+            let both = [
+                RawSymbols::whole(self.image),
+                RawSymbols::dynamic(self.image),
+            ];
+            both.into_iter().flatten().flatten().collect()
         });
-        tables.iter().find_map(|(symbols, strings)| {
-            let count = symbols.len() / size_of::<Sym64<LE>>();
-            let (symbols, _) = pod::slice_from_bytes::<Sym64<LE>>(symbols, count).ok()?;
-            let mut defined = symbols
-                .iter()
-                .filter(|s| s.st_shndx.get(LE) != elf::SHN_UNDEF);
-            let named = |symbol: &&Sym64<LE>| {
-                let rest = strings.get(symbol.st_name.get(LE) as usize..);
-                rest.and_then(|rest| rest.strip_prefix(name.as_bytes()))
-                    .is_some_and(|rest| rest.first() == Some(&0))
-            };
-            defined.find(named).map(|symbol| symbol.st_value.get(LE))
-        })
+        let mut symbols = tables.iter().flat_map(RawSymbols::iter);
+        symbols
+            .find(|symbol| symbol.defined && symbol.name == name.as_bytes())
+            .map(|symbol| symbol.address)
     }
 }
 

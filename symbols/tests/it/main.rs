@@ -4,6 +4,7 @@ mod eh_frame;
 mod fixtures;
 mod go;
 mod go_layouts;
+mod ifunc;
 mod image;
 mod kernel;
 mod patterns;
