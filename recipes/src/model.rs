@@ -161,8 +161,9 @@ impl Probe {
 /// One place to try.
 #[derive(Clone, Debug, Default)]
 pub struct At {
-    /// Function patterns: name, glob, demangled name with or without parameters. All that match are probed;
-    /// the place as a whole matches when at least one does.
+    /// Patterns of functions: name, glob, demangled name with or without parameters; also `usdt:PROVIDER:NAME` and
+    /// `FILE:LINE`, which no call has. All that match are probed; the place as a whole matches when at least one
+    /// does.
     pub functions: Vec<Spanned<String>>,
     /// In which of the target's objects; empty: any.
     pub only_in: Vec<ObjectRule>,

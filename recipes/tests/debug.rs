@@ -526,6 +526,40 @@ fn errors_of_binding_stand_at_their_place_in_the_recipe() {
 }
 
 #[test]
+fn usdts_and_lines_are_places() {
+    let recipe = recipe(
+        r#"
+[[probe]]
+usdt = "app:request"
+capture = { id = "arg0", path = "str(arg1)" }
+[[probe]]
+name = "both"
+[[probe.at]]
+usdt = ["app:begin", "app:end"]
+[[probe.at]]
+line = "src/app.c:120"
+where = "size > 3"
+"#,
+    );
+    let patterns = |p: usize, a: usize| -> Vec<&str> {
+        let at = &recipe.probes[p].at[a];
+        at.functions.iter().map(|f| f.value.as_str()).collect()
+    };
+    assert_eq!(recipe.probes[0].name, "app:request");
+    assert_eq!(patterns(0, 0), ["usdt:app:request"]);
+    assert_eq!(patterns(1, 0), ["usdt:app:begin", "usdt:app:end"]);
+    assert_eq!(patterns(1, 1), ["src/app.c:120"]);
+    let mut world = World::new();
+    world.usdt = true;
+    let bound = recipe.probes[0].bind(0, &world).expect("it binds");
+    assert_eq!(bound.at[0].capture[0].1.to_string(), "reg(\"rax\")");
+    let e = recipe.probes[1]
+        .bind(1, &Nothing)
+        .expect_err("no variables");
+    assert_eq!((e.line, e.column), (11, 10), "{}", e.render(false));
+}
+
+#[test]
 fn flags_know_their_captures() {
     let scope = Scope::entry().with_capture("c", kept("client"));
     let scope = scope.clone().with_capture(

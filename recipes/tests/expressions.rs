@@ -53,6 +53,9 @@ fn values() {
         ("(char)200 < 0", 1),
         ("(unsigned char)200 < 0 ? 1 : 2", 2),
         ("(bool)256", 1),
+        ("reg(\"rdi\")", WORLD.args[5]),
+        ("reg(\"di\") == reg(\"rdi\")", 1),
+        ("chars(arg0, 16) == \"King\"", 1),
         // arguments are unsigned, the result is signed, and a literal follows the other side
         ("retval < 0", 1),
         ("retval == -5", 1),

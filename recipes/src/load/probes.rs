@@ -15,6 +15,8 @@ const KEYS: &[&str] = &[
     "when",
     "at",
     "function",
+    "usdt",
+    "line",
     "only_in",
     "capture",
     "where",
@@ -27,7 +29,9 @@ const KEYS: &[&str] = &[
     "hidden",
     "text_limit",
 ];
-const PLACE_KEYS: &[&str] = &["function", "only_in", "capture", "where"];
+const PLACE_KEYS: &[&str] = &["function", "usdt", "line", "only_in", "capture", "where"];
+/// What says where a place is.
+const WHERE_KEYS: &[&str] = &["function", "usdt", "line"];
 
 /// All probes that are switched on, in the order of the text.
 pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Vec<Probe> {
@@ -178,6 +182,14 @@ impl Reading<'_> {
         {
             return Some(name.to_owned());
         }
+        // A USDT probe or a line is as good as a name.
+        let place = t.get("usdt").or_else(|| t.get("line"));
+        if let Some(name) = place.and_then(|v| v.get_ref().as_str())
+            && name.len() <= 64
+            && !name.chars().any(char::is_control)
+        {
+            return Some(name.to_owned());
+        }
         r.report(
             r.error(entry.span(), format!("this [[{}]] has no name", self.key))
                 .help("name = \"...\""),
@@ -188,10 +200,11 @@ impl Reading<'_> {
     /// `at = "f"`, `at = ["f", "g"]`, `[[probe.at]]`, or the keys of one place in the probe itself.
     fn places(&self, entry: &Val<'_>, t: &DeTable<'_>) -> Vec<At> {
         let r = self.r;
-        if let Some((function, _)) = t.get_key_value("function") {
+        let named = WHERE_KEYS.iter().find_map(|k| t.get_key_value(*k));
+        if let Some((key, _)) = named {
             if t.get("at").is_some() {
                 r.report(
-                    r.error(function.span(), "`function` beside `at`")
+                    r.error(key.span(), format!("`{}` beside `at`", key.get_ref()))
                         .help("put it into [[.at]]"),
                 );
             }
@@ -207,7 +220,7 @@ impl Reading<'_> {
                     entry.span(),
                     format!("this [[{}]] has no function", self.key),
                 )
-                .help("function = \"name\", or [[.at]] tables"),
+                .help("function = \"name\", usdt = \"provider:name\", line = \"file.c:123\", or [[.at]] tables"),
             );
             return vec![];
         };
@@ -259,14 +272,25 @@ impl Reading<'_> {
         own_where: bool,
     ) -> Option<At> {
         let r = self.r;
-        let Some(function) = t.get("function") else {
+        let mut named = WHERE_KEYS.iter().filter_map(|k| t.get_key_value(*k));
+        let Some((key, value)) = named.next() else {
             r.report(
                 r.error(whole.span(), "this place has no function")
-                    .help("function = \"name\""),
+                    .help("function = \"name\", usdt = \"provider:name\" or line = \"file.c:123\""),
             );
             return None;
         };
-        let functions = self.functions(function);
+        if let Some((second, _)) = named.next() {
+            let what = format!("`{}` beside `{}`", second.get_ref(), key.get_ref());
+            r.report(
+                r.error(second.span(), what)
+                    .help("a place is one of them; [[.at]] lists several places"),
+            );
+        }
+        let functions = match key.get_ref().as_ref() {
+            "function" => self.functions(value),
+            key => self.points(key, value),
+        };
         let only_in = t
             .get("only_in")
             .map(|v| r.strings(v, "only_in"))
@@ -311,19 +335,52 @@ impl Reading<'_> {
             {
                 let fault = self.r.error(
                     f.span.clone(),
-                    format!(
-                        "`{}`: probes of kind `{kind}` are not supported in recipes yet",
-                        f.value
-                    ),
+                    match kind {
+                        "usdt" => format!("`{}` is no function's name", f.value),
+                        _ => format!(
+                            "`{}`: probes of kind `{kind}` are not supported in recipes yet",
+                            f.value
+                        ),
+                    },
                 );
-                self.r.report(
-                    fault.help(
-                        "a function is named alone; [target] says in which program or library",
-                    ),
-                );
+                self.r.report(fault.help(match kind {
+                    "usdt" => "a USDT probe has a key of its own: usdt = \"provider:name\"",
+                    _ => "a function is named alone; [target] says in which program or library",
+                }));
             }
         }
         functions
+    }
+
+    /// `usdt = "provider:name"`, `line = "file.c:123"`: patterns as the rest of the house writes them.
+    fn points(&self, key: &str, value: &Val<'_>) -> Vec<crate::model::Spanned<String>> {
+        let r = self.r;
+        let mut points = r.strings(value, key);
+        for point in &mut points {
+            let fault = |message: String| r.error(point.span.clone(), message);
+            let parts = point.value.rsplit_once(':');
+            let parts = parts.filter(|(a, b)| !a.is_empty() && !b.is_empty());
+            let number = |text: &str| text.parse::<u32>().is_ok_and(|n| n > 0);
+            match (key, parts) {
+                _ if self.kind == ProbeKind::Call => r.report(
+                    fault(format!("`{key}` in [[call]]: it has no return of its own"))
+                        .help("[[probe]] fires when it is passed"),
+                ),
+                ("usdt", Some((provider, _))) if !provider.contains(':') => {
+                    point.value = format!("usdt:{}", point.value);
+                }
+                ("usdt", _) => r.report(
+                    fault(format!("`{}` is no USDT probe", point.value))
+                        .help("usdt = \"provider:name\"; uprof symbols FILE --usdt lists them"),
+                ),
+                (_, Some((_, line))) if number(line) => {}
+                _ => r.report(
+                    fault(format!("`{}` is no line of a file", point.value))
+                        .help("line = \"file.c:123\""),
+                ),
+            }
+        }
+        points
     }
 
     fn captures(&self, value: &Val<'_>) -> Vec<(String, Expr)> {
