@@ -45,11 +45,13 @@ pub enum KeyPart {
     Int(Expr),
     /// The thread's name.
     Comm,
-    /// A NUL-terminated string of at most `limit` bytes (1..=[`MAX_KEY_STRING`]); longer ones
-    /// are cut there, so that they share a key.
+    /// A string, NUL-terminated without `len`, of at most `limit` bytes (1..=[`MAX_KEY_STRING`]);
+    /// longer ones are cut there, so that they share a key.
     Str {
         /// Its address.
         addr: Expr,
+        /// Its length, where the program knows it.
+        len: Option<Expr>,
         /// The most bytes to take.
         limit: u32,
     },

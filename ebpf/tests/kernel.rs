@@ -378,6 +378,7 @@ fn strings_in_keys_are_read_cut_or_marked() {
         let key = vec![
             KeyPart::Str {
                 addr: arg(0),
+                len: None,
                 limit: 5,
             },
             KeyPart::Int(load_i32(arg(0))),
@@ -408,6 +409,47 @@ fn strings_in_keys_are_read_cut_or_marked() {
                 bytes(b"abc"),
                 bytes(b"abcde"),
                 KeyValue::Unreadable
+            ],
+            "{way}"
+        );
+        accounted(way, engine.counters(0));
+    }
+}
+
+#[test]
+fn texts_of_known_length_are_keys() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let key = vec![KeyPart::Str {
+            addr: arg(0),
+            len: Some(arg(1)),
+            limit: 8,
+        }];
+        let mut engine = load(entry(Action::Count { key }), &options);
+        attach(&mut engine, takes_text as *const () as usize);
+        // No NUL follows: the length alone says where it ends.
+        let text = black_box(b"GETSETHGETALLKEYS".to_vec());
+        let at = |from: usize| text[from..].as_ptr().cast::<c_char>();
+        for (from, len) in [(0, 3), (3, 3), (0, 3), (6, 7), (6, 11), (0, 0)] {
+            takes_text(at(from), len);
+        }
+        engine.detach();
+        let mut found: Vec<_> = engine
+            .counts(0)
+            .unwrap()
+            .into_iter()
+            .map(|(key, n)| (key.values(), n))
+            .collect();
+        found.sort();
+        let bytes = |text: &[u8]| vec![KeyValue::Bytes(text.to_vec())];
+        assert_eq!(
+            found,
+            [
+                (bytes(b""), 1),
+                (bytes(b"GET"), 2),
+                (bytes(b"HGETALL"), 1),
+                (bytes(b"HGETALLK"), 1),
+                (bytes(b"SET"), 1)
             ],
             "{way}"
         );

@@ -261,9 +261,14 @@ fn large_probes_pass_the_verifier() {
         let key = vec![
             KeyPart::Str {
                 addr: Expr::Arg(0),
+                len: None,
                 limit: 100,
             },
-            KeyPart::Comm,
+            KeyPart::Str {
+                addr: Expr::Arg(0),
+                len: Some(load_i32(Expr::Arg(1))),
+                limit: 100,
+            },
             KeyPart::Int(load_i32(Expr::Arg(1))),
         ];
         let mut spec = ProbeSpec {

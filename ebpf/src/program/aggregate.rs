@@ -2,6 +2,7 @@
 
 use super::{Program, Wrong, part_of};
 use crate::asm::{Alu, Cmp, Label, MapRef, Reg, Size};
+use crate::expr::Expr;
 use crate::expr::compile::Reason;
 use crate::helper;
 use crate::hist;
@@ -99,7 +100,16 @@ impl Program<'_> {
                 self.emit.asm.constant(R2, 16);
                 self.emit.asm.call(helper::GET_CURRENT_COMM);
             }
-            KeyPart::Str { addr, limit } => {
+            KeyPart::Str {
+                addr,
+                len: Some(len),
+                limit,
+            } => self.sized_text(addr, len, *limit, at, fault)?,
+            KeyPart::Str {
+                addr,
+                len: None,
+                limit,
+            } => {
                 self.emit.expr(addr, fault)?;
                 self.emit.asm.mov(R3, R0);
                 self.emit.stack(R1, at);
@@ -117,6 +127,32 @@ impl Program<'_> {
             self.emit.asm.store(Size::DW, R10, word, R0);
         }
         self.emit.asm.bind(end);
+        Ok(())
+    }
+
+    /// Reads a text of known length, cut at `limit`, to the stack at `at`.
+    fn sized_text(
+        &mut self,
+        addr: &Expr,
+        len: &Expr,
+        limit: u32,
+        at: i16,
+        fault: Label,
+    ) -> Result<(), Reason> {
+        let slot = self.emit.take(8)?;
+        self.emit.expr(addr, fault)?;
+        self.emit.asm.store(Size::DW, R10, slot, R0);
+        self.emit.expr(len, fault)?;
+        let whole = self.emit.asm.label();
+        self.emit.asm.mov(R2, R0);
+        self.emit.asm.jump_if_imm(Cmp::Le, R2, limit as i32, whole);
+        self.emit.asm.constant(R2, limit.into());
+        self.emit.asm.bind(whole);
+        self.emit.asm.load(Size::DW, R3, R10, slot);
+        self.emit.stack(R1, at);
+        self.emit.asm.call(helper::PROBE_READ_USER);
+        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, fault);
+        self.emit.give(8);
         Ok(())
     }
 

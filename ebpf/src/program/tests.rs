@@ -325,6 +325,7 @@ fn keyed_aggregations_insert_find_and_fill_up() {
         KeyPart::Int(Expr::Arg(0)),
         KeyPart::Str {
             addr: Expr::Arg(1),
+            len: None,
             limit: 5,
         },
     ];
@@ -371,6 +372,45 @@ fn keyed_aggregations_insert_find_and_fill_up() {
             (key(3), 1, 103, 103)
         ]
     );
+}
+
+#[test]
+fn a_text_of_known_length_is_a_key() {
+    let key = vec![KeyPart::Str {
+        addr: Expr::Arg(0),
+        len: Some(Expr::Arg(1)),
+        limit: 6,
+    }];
+    let layout = std::sync::Arc::new(KeyLayout::new(&key));
+    let mut b = Bench::new(spec(ProbeKind::Entry, Action::Count { key }), true);
+    // Whole, cut, empty, of a length that is none, and where nothing is.
+    for (addr, len) in [
+        (TEXT, 4),
+        (TEXT, 4),
+        (TEXT, 7),
+        (TEXT, 0),
+        (TEXT, u64::MAX),
+        (8, 4),
+    ] {
+        b.hit(&[addr, len]);
+    }
+    let mut seen: Vec<_> = b.machine.kernel(|k| {
+        let keys = k.table.entries.keys();
+        keys.map(|key| crate::key::KeyBytes::new(key.clone(), layout.clone()).values())
+            .collect()
+    });
+    seen.sort();
+    let bytes = |text: &[u8]| vec![crate::KeyValue::Bytes(text.to_vec())];
+    assert_eq!(
+        seen,
+        [
+            bytes(b""),
+            bytes(b"hell"),
+            bytes(b"hello,"),
+            vec![crate::KeyValue::Unreadable]
+        ]
+    );
+    assert_eq!(b.counters(), [6, 0, 6, 0, 0]);
 }
 
 #[test]

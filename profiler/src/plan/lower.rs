@@ -162,26 +162,34 @@ impl Lowering {
         }
     }
 
-    /// A part of a key; `None` for text whose length is given: keys know only texts that end at a NUL.
+    /// A part of a key; `None` for bytes.
     pub fn key(&mut self, e: &Expr) -> Option<KeyPart> {
         match &e.kind {
             Kind::Builtin(Builtin::Comm) => Some(KeyPart::Comm),
-            Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
-                addr: self.scalar(addr),
+            Kind::After(inner) if !inner.ty.is_scalar() => {
+                self.key_text(inner, &mut |l, e| l.at_return(e, true))
+            }
+            _ if e.ty.is_scalar() => Some(KeyPart::Int(self.scalar(e))),
+            _ => self.key_text(e, &mut |l, e| l.scalar(e)),
+        }
+    }
+
+    fn key_text(
+        &mut self,
+        e: &Expr,
+        lower: &mut dyn FnMut(&mut Self, &Expr) -> B,
+    ) -> Option<KeyPart> {
+        match &e.kind {
+            Kind::ReadStr { addr, len } => Some(KeyPart::Str {
+                addr: lower(self, addr),
+                len: len.as_ref().map(|l| lower(self, l)),
                 limit: KEY_TEXT,
             }),
             Kind::ReadChars { addr, size } => Some(KeyPart::Str {
-                addr: self.scalar(addr),
+                addr: lower(self, addr),
+                len: None,
                 limit: KEY_TEXT.min(*size),
             }),
-            Kind::After(inner) if !inner.ty.is_scalar() => match &inner.kind {
-                Kind::ReadStr { addr, len: None } => Some(KeyPart::Str {
-                    addr: self.at_return(addr, true),
-                    limit: KEY_TEXT,
-                }),
-                _ => None,
-            },
-            _ if e.ty.is_scalar() => Some(KeyPart::Int(self.scalar(e))),
             _ => None,
         }
     }

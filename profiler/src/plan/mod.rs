@@ -292,7 +292,7 @@ fn keys(
             .map(u64::from);
         if constant.is_none() {
             let Some(part) = low.key(&e.with_captures(&at.capture)) else {
-                bail!("--by {e}: a text in a key ends at its NUL: write str(p), without a length");
+                bail!("--by {e}: a key is a number or a text");
             };
             parts.push(part);
         }
