@@ -1,9 +1,10 @@
 //! Whatever the text, the answer is a recipe or errors with a place: never a panic.
 
 mod eval;
+mod mock;
 
 use proptest::prelude::*;
-use uprof_recipes::{Expr, Scope, Source, builtin, parse, parse_expr};
+use uprof_recipes::{Expr, Scope, Source, Type, builtin, parse, parse_expr};
 
 fn scope() -> Scope {
     let sized =
@@ -34,6 +35,48 @@ fn check(text: String) -> Result<(), TestCaseError> {
         }
     }
     Ok(())
+}
+
+/// An expression over names that debug information knows; many have no meaning.
+fn named() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "client", "size", "path", "title", "state", "slice", "raw", "peer", "label", "old",
+        "hidden", "pointer", "circle", "endless", "total", "local", "odd", "seven", "gone",
+        "nobody", "retval", "arg0", "comm", "OPEN", "\"OPEN\"", "3", "0",
+    ]);
+    leaf.prop_map(str::to_owned)
+        .prop_recursive(6, 30, 2, |inner| {
+            let member = prop::sample::select(vec![
+                "argc", "argv", "cmd", "state", "flags", "prio", "top", "name", "mac", "title",
+                "ratio", "addr", "next", "counts", "wide", "open", "port", "ip", "x",
+            ]);
+            let prefix = prop::sample::select(vec![
+                "*",
+                "&",
+                "-",
+                "!",
+                "(u64)",
+                "(int)",
+                "(char*)",
+                "(struct client *)",
+                "(client **)",
+                "(std::string *)",
+                "(enum state)",
+                "(struct hidden *)",
+            ]);
+            let infix = prop::sample::select(vec!["+", "-", "==", "!=", "<", "&&", "<<"]);
+            let call = prop::sample::select(vec!["str", "after", "chars"]);
+            prop_oneof![
+                (inner.clone(), prop::sample::select(vec!["->", "."]), member)
+                    .prop_map(|(e, op, m)| format!("{e}{op}{m}")),
+                (prefix, inner.clone()).prop_map(|(op, e)| format!("({op}{e})")),
+                (inner.clone(), inner.clone()).prop_map(|(e, i)| format!("{e}[{i}]")),
+                (inner.clone(), infix, inner.clone())
+                    .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+                (call, inner.clone()).prop_map(|(f, e)| format!("{f}({e})")),
+                (inner.clone(), inner).prop_map(|(e, n)| format!("str({e}, {n})")),
+            ]
+        })
 }
 
 /// A well-formed expression over integers, pointers and texts; some have no meaning.
@@ -99,6 +142,31 @@ proptest! {
             }
             let captures = scope().captures;
             prop_assert!(!e.with_captures(&captures).any(&|e| matches!(e.kind, uprof_recipes::Kind::Capture(_))));
+        }
+    }
+
+    /// Whatever is asked of debug information: an expression of the ordinary kinds, or an error with a place.
+    #[test]
+    fn named_expressions_bind_or_say_why(text in named()) {
+        if let Ok(e) = parse_expr(&Source::new("e", text.as_str()), &Scope::call()) {
+            for bound in [e.bind(&mock::World::new()), e.bind(&mock::Nothing)] {
+                match bound {
+                    Ok(bound) => {
+                        prop_assert!(!bound.any(&Expr::is_deferred), "{}", text);
+                        prop_assert!(!bound.any(&|e| matches!(e.ty, Type::Named(_) | Type::Deferred)), "{}: {}", text, bound);
+                        // What is folded away needs nothing any more.
+                        prop_assert!(!bound.needs_return() || e.needs_return(), "{}", text);
+                        if bound.ty.is_scalar() {
+                            WORLD.eval(&bound);
+                        }
+                        prop_assert!(!bound.to_string().is_empty());
+                    }
+                    Err(e) => {
+                        prop_assert!(e.span.end <= text.len() && e.line == 1, "{}", text);
+                        prop_assert!(!e.render(false).is_empty());
+                    }
+                }
+            }
         }
     }
 
