@@ -1,0 +1,84 @@
+//! Everything that is public, on one file.
+
+use std::path::Path;
+
+use uprof_symbols::site::{ArgSet, Purpose};
+use uprof_symbols::{Image, OpenOptions, Pattern, eh_frame};
+
+/// What users ask for: each way to name a place.
+pub const PATTERNS: &[&str] = &[
+    "main",
+    "global_work",
+    "*work*",
+    "/^.*_user$/",
+    "shop::price(int)",
+    "shop::*",
+    "memcpy@GLIBC_2.14",
+    "malloc@plt",
+    "main.GlobalWork",
+    "main.(*ledger).Add",
+    "0x1234",
+    "0x401234",
+    "global_work+4",
+    "fn_0x401000",
+    "ways.c:66",
+    "targets/ways.c:79",
+    "usdt:uprof_ways:*",
+    "inlined_work@inlined",
+    "inlined_work",
+];
+
+/// How many functions of a file are looked at closely.
+const CLOSELY: usize = 12;
+
+/// Asks everything; the answers do not matter. Returns how many functions were found.
+pub fn image(path: &Path, options: OpenOptions) -> usize {
+    let Ok(image) = Image::open_with(path, options) else {
+        return 0;
+    };
+    let _ = (
+        image.build_id(),
+        image.interpreter(),
+        image.needed(),
+        image.soname(),
+    );
+    let _ = (
+        image.is_static(),
+        image.is_pie(),
+        image.is_go(),
+        image.entry_point(),
+    );
+    let _ = image
+        .offset_of(image.entry_point())
+        .and_then(|offset| image.address_of(offset));
+    let _ = image.debug_file();
+    let _ = image.sources();
+    if let Ok(Some(frames)) = eh_frame::read(&image) {
+        for range in frames.ranges().iter().take(200) {
+            let _ = frames.cfa_at(range.address);
+        }
+    }
+    let functions = image.functions().unwrap_or_default();
+    for function in functions.iter().step_by(functions.len() / CLOSELY + 1) {
+        let _ = function.display_name();
+        let _ = image.versions(function);
+        let _ = image.place(function, Purpose::EntryReturn, ArgSet::REGISTERS);
+        let _ = image.place_at(function, 1);
+        let _ = image.returns(function);
+    }
+    for text in PATTERNS {
+        let Ok(pattern) = Pattern::parse(text) else {
+            continue;
+        };
+        let _ = image.find(&pattern);
+        let _ = image.find_ifuncs(&pattern);
+        let _ = image.sites(&pattern, Purpose::Entry, ArgSet::REGISTERS);
+    }
+    let _ = image.nearest("globl_work", 3);
+    let _ = (
+        image.defines("main"),
+        image.exports("main"),
+        image.imports("strlen"),
+    );
+    functions.len()
+}
