@@ -181,6 +181,12 @@ pub enum Error {
         /// Why not, and what could help.
         why: String,
     },
+    /// The kernel's functions cannot be told.
+    #[error("cannot name kernel addresses by /proc/kallsyms: {why}")]
+    Kallsyms {
+        /// What was found, and what could help.
+        why: String,
+    },
     /// No program of that name was found.
     #[error("no program \"{name}\" in {}", searched.join(":"))]
     NoSuchProgram {

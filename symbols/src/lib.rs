@@ -21,6 +21,7 @@
 //! - [`eh_frame`]: where code starts and ends by its unwind tables.
 //! - [`go`]: functions and lines of Go programs, stripped ones too.
 //! - [`usdt`]: probes that programs bring along.
+//! - [`resolve`]: from an address of a process back to functions, files and lines.
 //! - [`process`]: what runs, what it has mapped, and which library it binds a symbol to.
 
 mod arch;
@@ -38,6 +39,7 @@ mod pattern;
 mod plt;
 pub mod process;
 mod raw_symbols;
+pub mod resolve;
 pub mod site;
 pub mod types;
 pub mod usdt;
@@ -47,4 +49,5 @@ pub use error::{Error, Result};
 pub use image::{FileId, Function, Image, NameSource, OpenOptions};
 pub use pattern::Pattern;
 pub use process::{Process, find_library_file, find_program};
+pub use resolve::Symbolizer;
 pub use usdt::Usdt;

@@ -1,11 +1,16 @@
 //! An image's bytes by virtual address, code or data, as they lie in the file: what a process sees there before
 //! relocation.
 
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::FromRawFd;
+use std::path::PathBuf;
+
 use object::LittleEndian as LE;
 use object::elf::{self, Rela64};
 use object::pod;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::image::headers::{Segment, read_checked};
 
@@ -42,6 +47,27 @@ impl Image {
     pub(crate) fn loaded_word(&self, address: u64) -> Option<u64> {
         let bytes = self.loaded(address, 8).ok()??;
         Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    }
+
+    /// An ELF file that is in memory only (the vDSO).
+    ///
+    /// # Errors
+    /// As [`Image::open`].
+    pub(crate) fn from_memory(bytes: &[u8]) -> Result<Self> {
+        let failed = |source| Error::Io {
+            path: "/proc/self/fd".into(),
+            action: "write a copy of memory to",
+            source,
+        };
+        // SAFETY: the name ends with NUL; the call makes a new descriptor or fails.
+        let fd = unsafe { libc::memfd_create(c"image".as_ptr(), libc::MFD_CLOEXEC) };
+        if fd < 0 {
+            return Err(failed(std::io::Error::last_os_error()));
+        }
+        // SAFETY: the descriptor was just made, and nobody else has it.
+        let mut file = unsafe { File::from_raw_fd(fd) };
+        file.write_all(bytes).map_err(failed)?;
+        Self::open(&PathBuf::from(format!("/proc/self/fd/{fd}")))
     }
 
     /// What was added to the file's addresses in a process that has the file's first byte mapped at BASE.

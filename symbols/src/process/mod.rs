@@ -50,6 +50,8 @@ pub struct Object {
     pub base: u64,
     /// The file at that path is gone or replaced: what runs is an older one.
     pub deleted: bool,
+    /// Another file stands at that path now: after an upgrade, say, until the process is restarted.
+    pub replaced: bool,
 }
 
 impl Process {
@@ -131,23 +133,29 @@ impl Process {
             {
                 let (path, deleted) = split_deleted(path);
                 let (open_path, current) = self.reach(map, &path, id, deleted);
+                let deleted = deleted || !current;
                 objects.push(Object {
+                    replaced: deleted && self.in_root(&path).exists(),
                     path,
                     open_path,
                     id,
                     base: start,
-                    deleted: deleted || !current,
+                    deleted,
                 });
             }
         }
         objects
     }
 
+    /// The path from here to what the process itself finds at PATH.
+    fn in_root(&self, path: &Path) -> PathBuf {
+        self.proc_path("root")
+            .join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// A path that opens the mapped file from here, and whether it is the one that the process's path leads to.
     fn reach(&self, map: &MemoryMap, path: &Path, id: FileId, deleted: bool) -> (PathBuf, bool) {
-        let in_root = self
-            .proc_path("root")
-            .join(path.strip_prefix("/").unwrap_or(path));
+        let in_root = self.in_root(path);
         if !deleted {
             // The plain path outlives the process, so it is preferred where it is the same file.
             for candidate in [path, &in_root] {
@@ -307,7 +315,7 @@ fn read_comm(pid: u32) -> io::Result<String> {
     Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
 }
 
-fn map_id(map: &MemoryMap) -> FileId {
+pub(crate) fn map_id(map: &MemoryMap) -> FileId {
     let (major, minor) = (map.dev.0.cast_unsigned(), map.dev.1.cast_unsigned());
     FileId {
         dev: libc::makedev(major, minor),

@@ -10,5 +10,6 @@ mod kernel;
 mod patterns;
 mod process;
 mod refusals;
+mod resolve;
 mod sites;
 mod usdt;
