@@ -1,17 +1,46 @@
-//! Prints what opening, finding and placing cost: `cargo run --release -p uprof-symbols --example timing FILE PATTERN`.
+//! Prints what opening, finding and placing cost: `cargo run --release -p uprof-symbols --example timing FILE PATTERN`;
+//! without a pattern, what listing all functions costs, and what each source of names has.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use uprof_symbols::site::{ArgSet, Purpose};
-use uprof_symbols::{Image, Pattern};
+use uprof_symbols::{Image, NameSource, Pattern};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let (Some(file), Some(pattern)) = (args.next(), args.next()) else {
-        return Err("usage: timing FILE PATTERN".into());
+    let Some(file) = args.next() else {
+        return Err("usage: timing FILE [PATTERN]".into());
     };
-    let pattern = Pattern::parse(&pattern)?;
+    match args.next() {
+        Some(pattern) => find(&file, &pattern)?,
+        None => list(&file)?,
+    }
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let peak = status.lines().find(|line| line.starts_with("VmHWM"));
+    println!("{}", peak.unwrap_or_default());
+    Ok(())
+}
+
+fn list(file: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let start = Instant::now();
+    let image = Image::open(file.as_ref())?;
+    let functions = image.functions()?;
+    let named = functions.iter().filter(|f| f.source < NameSource::EhFrame);
+    println!(
+        "{} functions, {} of them with names, listed in {:.1?}",
+        functions.len(),
+        named.count(),
+        start.elapsed()
+    );
+    for report in image.sources()? {
+        println!("{:14} {:?} {:?}", report.source, report.names, report.notes);
+    }
+    Ok(())
+}
+
+fn find(file: &str, pattern: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let pattern = Pattern::parse(pattern)?;
     for purpose in [Purpose::Entry, Purpose::EntryReturn] {
         let start = Instant::now();
         let image = Image::open(file.as_ref())?;
@@ -34,14 +63,5 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             found.len()
         );
     }
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    print!(
-        "{}",
-        status
-            .lines()
-            .filter(|line| line.starts_with("VmHWM"))
-            .collect::<String>()
-    );
-    println!();
     Ok(())
 }

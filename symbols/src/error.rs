@@ -89,6 +89,23 @@ pub enum Error {
         /// Why it does not return.
         why: &'static str,
     },
+    /// A line or an inlined function was asked for, which only debug information tells.
+    #[error(
+        "{} has no debug information, which alone knows {wanted}: build it with -g, or install its debug package{}",
+        path.display(),
+        notes.iter().map(|note| format!("; {note}")).collect::<String>()
+    )]
+    NoDebugInfo {
+        /// The file.
+        path: PathBuf,
+        /// What was asked for, e.g. "lines".
+        wanted: String,
+        /// Debug files that were found but do not belong to it.
+        notes: Vec<String>,
+    },
+    /// A static probe that the program passes over, because nobody can tell it to listen.
+    #[error("{0} cannot be probed: its semaphore has no bytes in the file, so nothing can raise it")]
+    NoSemaphore(String),
     /// A pattern that cannot be read.
     #[error("cannot read the function pattern \"{pattern}\": {why}")]
     BadPattern {

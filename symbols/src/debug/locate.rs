@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::debuginfod::Answer;
 use super::rooted::Root;
 use super::{DebugFile, FoundBy};
 use crate::image::OpenOptions;
@@ -85,6 +86,24 @@ impl<'a> Search<'a> {
         None
     }
 
+    fn by_debuginfod(&mut self, id: &[u8]) -> Option<Elf> {
+        let servers = self.options.debuginfod.as_ref()?;
+        let path = match servers.ask(&hex(id)) {
+            Answer::Found(path) => path,
+            Answer::None => return None,
+            Answer::Failed(why) => {
+                self.notes.extend(why);
+                return None;
+            }
+        };
+        let found = self.candidate(&Root::Own, &path);
+        let found = found.filter(|elf| self.carries(elf, id));
+        if found.is_none() {
+            servers.forget(&path);
+        }
+        found
+    }
+
     fn by_debuglink(&mut self, program: &Elf) -> Option<Elf> {
         let section = match program.section_data(".gnu_debuglink") {
             Ok(section) => section?.1,
@@ -147,6 +166,10 @@ pub(crate) fn locate(program: &Elf, options: &OpenOptions) -> Located {
         .or_else(|| {
             let elf = search.by_debuglink(program)?;
             Some((elf, FoundBy::Debuglink))
+        })
+        .or_else(|| {
+            let elf = search.by_debuginfod(id.as_deref()?)?;
+            Some((elf, FoundBy::Debuginfod))
         });
     Located {
         file: found.map(|(elf, found)| DebugFile { elf, found }),
@@ -208,7 +231,8 @@ fn find_alternative(search: &mut Search, owner: &Elf) -> Option<Elf> {
             }
         }
     }
-    search.by_build_id(id).or_else(|| {
+    let found = search.by_build_id(id);
+    found.or_else(|| search.by_debuginfod(id)).or_else(|| {
         search.notes.push(format!(
             "{} shares debug information with {}, which is not to be found",
             owner.path.display(),

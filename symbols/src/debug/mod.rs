@@ -1,6 +1,7 @@
 //! Separate debug files: the names and debug information that a distribution strips from its programs and ships
 //! apart. Each candidate has to prove that it belongs to the program before anything in it is believed.
 
+mod debuginfod;
 mod locate;
 mod mini;
 mod rooted;

@@ -32,7 +32,8 @@ impl Image {
         max: usize,
         look: impl FnOnce(&[u8]) -> T,
     ) -> Result<T> {
-        let len = function.code_len().min(max);
+        let len = usize::try_from(function.end.saturating_sub(function.address));
+        let len = len.map_or(max, |len| len.min(max));
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let missing = || Error::Truncated {
             path: self.elf.path.clone(),

@@ -1,6 +1,6 @@
 //! From patterns to functions.
 
-use super::place::Places;
+use super::places::Places;
 use super::symbols::Symbols;
 use super::table::Entry;
 use super::{Bounds, Function, Image, NameSource, Part};
@@ -207,8 +207,11 @@ impl Image {
             Part::Stub => text.contains(plt::SUFFIX),
         };
         let fits = |entry: &Entry| {
-            matcher.matches(symbols.name(entry))
-                && version.is_none_or(|wanted| has_version(symbols, entry, wanted))
+            let matches = match matcher {
+                Matcher::Raw(name) => symbols.is_named(entry, name.as_bytes()),
+                other => other.matches(symbols.name(entry)),
+            };
+            matches && version.is_none_or(|wanted| has_version(symbols, entry, wanted))
         };
         symbols
             .groups()

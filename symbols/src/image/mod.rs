@@ -8,6 +8,7 @@ mod function;
 pub(crate) mod headers;
 mod options;
 mod place;
+mod places;
 pub(crate) mod read;
 mod sources;
 mod symbols;

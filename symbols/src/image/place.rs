@@ -3,25 +3,15 @@
 use std::collections::HashSet;
 
 use super::code::Around;
+use super::places::Places;
 use super::sources::begins_frame;
 use super::{CODE_LIMIT, Function, Image, NameSource, Part, Sites};
 use crate::error::{Error, Result};
 use crate::pattern::Pattern;
 use crate::site::{self, ArgSet, Purpose, Site};
 
-/// Instructions that a pattern names, other than the starts of functions.
-#[derive(Debug, Default)]
-pub(super) struct Places {
-    pub(super) at: Vec<Place>,
-    pub(super) notes: Vec<String>,
-}
-
-#[derive(Debug)]
-pub(super) struct Place {
-    pub(super) function: Function,
-    pub(super) address: u64,
-    pub(super) semaphore: Option<u64>,
-}
+/// A line of a large function may be far from its start; no function is larger than this many bytes.
+const LARGEST: usize = 8 << 20;
 
 impl Image {
     /// Chooses the site in a function: [`site::place`] with the code read from this file.
@@ -51,8 +41,11 @@ impl Image {
 
     /// Whether a return probe would take something else on the stack for the return address.
     fn is_jumped_to(&self, function: &Function) -> bool {
-        let frames = self.frames();
-        function.part == Part::Cold && frames.is_none_or(|f| !begins_frame(f, function.address))
+        let starts = || {
+            let frames = self.frames();
+            frames.is_some_and(|frames| begins_frame(frames, function.address))
+        };
+        function.part == Part::Cold && !starts()
     }
 
     /// The site at a user's function+offset: [`site::at_offset`] with the code read from this file.
@@ -60,9 +53,10 @@ impl Image {
     /// # Errors
     /// As [`Image::code`] and [`site::at_offset`].
     pub fn place_at(&self, function: &Function, add: u64) -> Result<Site> {
-        self.with_code(function, CODE_LIMIT, |code| {
-            site::at_offset(function, code, add)
-        })?
+        // Whether an instruction starts there shows only by decoding from the function's start.
+        let reach = usize::try_from(add.saturating_add(16)).unwrap_or(LARGEST);
+        let max = reach.clamp(CODE_LIMIT, LARGEST);
+        self.with_code(function, max, |code| site::at_offset(function, code, add))?
     }
 
     /// File offsets of a function's `ret` instructions: [`site::returns`] with the code read from this file.
@@ -121,24 +115,15 @@ impl Image {
             ..Sites::default()
         };
         for place in at {
-            let placed = match purpose {
-                Purpose::Entry => {
-                    self.place_at(&place.function, place.address - place.function.address)
-                }
-                Purpose::EntryReturn => Err(Error::NoReturn {
-                    place: pattern.to_string(),
-                    why: match pattern {
-                        Pattern::Line { .. } => "a line is passed, and does not return",
-                        Pattern::Usdt { .. } => {
-                            "a static probe is one instruction, and does not return"
-                        }
-                        _ => "an inlined copy is part of its caller, and has no return of its own",
-                    },
-                }),
+            let function = &place.function;
+            let placed = match (purpose, place.semaphore) {
+                (Purpose::EntryReturn, _) => Err(no_return(pattern)),
+                (_, Some(None)) => Err(Error::NoSemaphore(pattern.to_string())),
+                _ => self.place_at(function, place.address.saturating_sub(function.address)),
             };
             match placed {
                 Ok(mut site) => {
-                    site.semaphore = place.semaphore;
+                    site.semaphore = place.semaphore.flatten();
                     sites.placed.push((place.function, site));
                 }
                 Err(error) => sites.refused.push((place.function, error)),
@@ -148,9 +133,14 @@ impl Image {
     }
 }
 
-impl Image {
-    /// The instructions that a line, a static probe or an inlined function stands for, by address.
-    pub(super) fn places(&self, _pattern: &Pattern) -> Result<Places> {
-        Ok(Places::default())
+/// What is passed on the way, and not called, has no return.
+fn no_return(pattern: &Pattern) -> Error {
+    Error::NoReturn {
+        place: pattern.to_string(),
+        why: match pattern {
+            Pattern::Line { .. } => "a line is passed, and not called",
+            Pattern::Usdt { .. } => "a static probe is one instruction",
+            _ => "an inlined copy is a part of its caller",
+        },
     }
 }

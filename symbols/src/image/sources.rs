@@ -302,6 +302,15 @@ impl Image {
                     let note = self.sources.go.get().and_then(|held| held.note.clone());
                     report.notes.extend(note);
                 }
+                NameSource::Dwarf => match self.dwarf() {
+                    Ok(Some(dwarf)) => {
+                        let own = dwarf.path() == self.elf.path;
+                        report.path = (!own).then(|| dwarf.path().to_owned());
+                        report.notes.extend(dwarf.notes());
+                    }
+                    Ok(None) => {}
+                    Err(error) => report.notes.push(error.to_string()),
+                },
                 NameSource::EhFrame => {
                     let note = self.sources.frames.get().and_then(|held| held.note.clone());
                     report.notes.extend(note);

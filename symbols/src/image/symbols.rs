@@ -102,6 +102,11 @@ impl Symbols {
         self.table(entry).map_or(b"", |table| table.name(entry.row))
     }
 
+    pub(crate) fn is_named(&self, entry: &Entry, name: &[u8]) -> bool {
+        self.table(entry)
+            .is_some_and(|table| table.is_named(entry.row, name))
+    }
+
     /// The version of a name, and whether it is the one that new programs are linked with.
     pub(crate) fn version(&self, entry: &Entry) -> Option<(Cow<'_, str>, bool)> {
         self.table(entry)?.version(entry.row)

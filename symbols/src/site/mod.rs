@@ -224,8 +224,8 @@ fn place_on(
 /// [`Error::PastEnd`], [`Error::InsideInstruction`] (naming the offsets beside), [`Error::Unprobeable`], or
 /// [`Error::Undecodable`] where the code up to there is not all instructions.
 pub fn at_offset(function: &Function, code: &[u8], add: u64) -> Result<Site> {
-    let own = &code[..code.len().min(function.code_len())];
     let size = function.end.saturating_sub(function.address);
+    let own = &code[..code.len().min(usize::try_from(size).unwrap_or(usize::MAX))];
     let name = || function.display_name();
     let wanted = match usize::try_from(add) {
         Ok(wanted) if add < size => wanted,

@@ -65,7 +65,8 @@ impl Workshop {
 pub fn run(tool: &str, command: &mut Command) -> String {
     let package = match tool {
         "gcc" | "g++" => "g++",
-        "nm" | "as" | "ld" => "binutils",
+        "nm" | "as" | "ld" | "objcopy" | "objdump" | "readelf" | "strip" => "binutils",
+        "xz" => "xz-utils",
         "rustc" => "rustup",
         other => other,
     };

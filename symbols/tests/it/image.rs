@@ -3,7 +3,7 @@ use std::process::Command;
 
 use uprof_symbols::image::{Bounds, Part};
 use uprof_symbols::site::{ArgSet, Purpose};
-use uprof_symbols::{Error, FileId, Image, NameSource, Pattern};
+use uprof_symbols::{Error, FileId, Function, Image, NameSource, OpenOptions, Pattern};
 
 use crate::fixtures::{Workshop, find, installed, libc, mariadbd, one, run};
 
@@ -294,4 +294,59 @@ fn a_function_without_size_ends_where_the_next_begins() {
     let main = one(&image, "main");
     assert_eq!(main.end, untyped.address);
     assert_eq!(one(&image, "sized").size, 1);
+}
+
+/// What tools that squeeze programs leave: no section headers. The dynamic linker needs none.
+#[test]
+fn without_section_headers_exports_are_still_known() {
+    let workshop = Workshop::new();
+    let versions =
+        |image: &Image, functions: &[Function]| -> Vec<(u64, Vec<String>, Vec<String>)> {
+            let exported = functions.iter().filter(|f| f.source == NameSource::Dynsym);
+            exported
+                .map(|f| (f.address, f.names.clone(), image.versions(f)))
+                .collect()
+        };
+    // with both kinds of hash table, and imports alone, which only lie between two tables
+    let exporting = workshop.gcc(
+        "both",
+        "marked.c",
+        MARKED,
+        &["-O1", "-rdynamic", "-Wl,--hash-style=both"],
+    );
+    let importing = workshop.gcc("imports", "marked.c", MARKED, &["-O1"]);
+    for path in [
+        installed("/lib/x86_64-linux-gnu/libc.so.6", "libc6"),
+        installed("/usr/bin/redis-server", "redis-server"),
+        exporting,
+        importing,
+    ] {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[0x28..0x30].fill(0); // e_shoff
+        bytes[0x3c..0x40].fill(0); // e_shnum, e_shstrndx
+        let none = OpenOptions {
+            debug_dirs: Vec::new(),
+            ..OpenOptions::default()
+        };
+        let bare = Image::open_with(&workshop.write("bare", bytes), none.clone()).unwrap();
+        let stripped = workshop.path("stripped");
+        run(
+            "strip",
+            Command::new("strip").arg("-o").arg(&stripped).arg(&path),
+        );
+        let whole = Image::open_with(&stripped, none).unwrap();
+        let (ours, theirs) = (bare.functions().unwrap(), whole.functions().unwrap());
+        assert_eq!(
+            versions(&bare, &ours),
+            versions(&whole, &theirs),
+            "{}",
+            path.display()
+        );
+        assert_eq!(
+            bare.imports("__cxa_finalize").unwrap(),
+            whole.imports("__cxa_finalize").unwrap()
+        );
+        // also what has no name
+        assert!(ours.iter().any(|f| f.source == NameSource::EhFrame));
+    }
 }

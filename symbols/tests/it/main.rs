@@ -1,5 +1,6 @@
 //! The crate against real files and programs: what Debian ships, and fixtures compiled on the spot.
 
+mod debug_files;
 mod eh_frame;
 mod fixtures;
 mod go;
