@@ -30,6 +30,24 @@ const WORLD: World = World {
 };
 
 #[test]
+fn constants_are_what_they_are_shown_as() {
+    let text = "0 + (arg0 ? (1 ? 0 : *(u32*)(arg1 + 8)) : ((char**)arg1)[2])";
+    let e = read(text, &Scope::entry());
+    assert_eq!(
+        read(&e.to_string(), &Scope::entry()).to_string(),
+        e.to_string()
+    );
+}
+
+#[test]
+fn captures_name_those_before_them() {
+    let scope = Scope::entry().with_capture("a", read("arg1 + 1", &Scope::entry()));
+    let scope = scope.clone().with_capture("b", read("a * 2", &scope));
+    let e = read("b > a", &scope).with_captures(&scope.captures);
+    assert_eq!(e.to_string(), "(arg1 + 1) * 2 > arg1 + 1");
+}
+
+#[test]
 fn values() {
     for (text, value) in [
         ("1 + 2 * 3", 7),

@@ -74,6 +74,18 @@ impl Expr {
         Expr::words(op, false, a, b)
     }
 
+    /// The value as an integer of 1, 2, 4 or 8 bytes.
+    pub fn cast(self, bytes: u8, signed: bool) -> Expr {
+        Expr {
+            kind: Kind::Cast(Box::new(self)),
+            ty: Type::Int {
+                bits: 8 * bytes,
+                signed,
+            },
+            span: 0..0,
+        }
+    }
+
     /// This address plus so many bytes.
     pub fn add(self, bytes: i64) -> Expr {
         match bytes {

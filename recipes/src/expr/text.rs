@@ -142,8 +142,9 @@ fn sized(addr: &Expr, len: Expr, literal: &[u8]) -> Expr {
 pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
     let go = |e: &Expr| Box::new(inline(e, captures));
     let kind = match &e.kind {
-        Kind::Capture(name) => match captures.iter().find(|(n, _)| n == name) {
-            Some((_, capture)) => return capture.clone(),
+        // A capture may name those before it.
+        Kind::Capture(name) => match captures.iter().position(|(n, _)| n == name) {
+            Some(at) => return inline(&captures[at].1, &captures[..at]),
             None => e.kind.clone(),
         },
         Kind::Binary {

@@ -2,12 +2,13 @@
 //!
 //! - `reader`: tables, keys and values with their places
 //! - `params`: `[params]` and values for them
-//! - `probes`: `[[probe]]` and `[[call]]`
+//! - `probes`: `[[probe]]` and `[[call]]`; `places`: where they are
 //! - `report`: `[report]`
 //! - `join`: `[join.statements]`
 
 mod join;
 mod params;
+mod places;
 mod probes;
 mod reader;
 mod report;

@@ -76,28 +76,11 @@ impl Checker<'_> {
         if c.is_deferred() {
             return Ok(Checked::deferred(&n.span));
         }
-        let quote = self.quote(of);
-        let pointee = match &c.e.ty {
-            Type::Ptr { to } => Some(&**to),
-            _ => None,
-        };
-        let (place, record) = match (&c.place, &c.e.ty, pointee) {
-            (Some(place), Type::Named(record), _) if operator == "." => {
-                (place.clone(), record.clone())
+        let Some((place, record)) = self.record(&c, operator == ".") else {
+            if self.may_be_typed(of) {
+                return Ok(Checked::deferred(&n.span));
             }
-            (Some(_), Type::Named(_), _) => {
-                return Err(Fault::new(
-                    n.span.clone(),
-                    format!("`->` on {}, which is no pointer", c.e.ty.describe()),
-                )
-                .help(format!("{quote}.{name}")));
-            }
-            // Go and Rust write a dot for pointers, too.
-            (None, _, Some(Type::Named(record))) => {
-                (Place::Memory(word(c.e.clone())), record.clone())
-            }
-            _ if self.may_be_typed(of) => return Ok(Checked::deferred(&n.span)),
-            _ => return Err(self.no_record(n, of, operator, name, &c.e.ty)),
+            return Err(self.no_record(n, of, operator, name, &c.e.ty));
         };
         let Some(info) = self.info else {
             return Ok(Checked::deferred(&n.span));
@@ -113,23 +96,31 @@ impl Checker<'_> {
             .map_err(|known| unknown_member(&record.name, name, name_span, &known))?;
         let unreadable =
             |why: String| Fault::new(n.span.clone(), format!("`{name}` of {} {why}", record.name));
-        match member.bits {
-            None => {
-                let place = within(&place, member.offset).map_err(unreadable)?;
-                self.value(&n.span, info, place, member.ty)
-            }
-            Some(bits) => {
-                let unit = part(&place, member.offset, bits.unit).map_err(unreadable)?;
-                let Some(ty) = scalar(info, member.ty, &info.shape(member.ty), 0) else {
-                    return Err(unreadable("is a bit field of no integer".to_owned()));
-                };
-                let signed = ty.as_int().is_some_and(|(_, signed)| signed);
-                let e = bit_field(unit, bits, signed).map_err(unreadable)?;
-                Ok(Checked {
-                    debug: true,
-                    ..Checked::plain(typed(e, ty, &n.span))
-                })
-            }
+        let Some(bits) = member.bits else {
+            let place = within(&place, member.offset).map_err(unreadable)?;
+            return self.value(&n.span, info, place, member.ty);
+        };
+        let unit = part(&place, member.offset, bits.unit).map_err(unreadable)?;
+        let Some(ty) = scalar(info, member.ty, &info.shape(member.ty), 0) else {
+            return Err(unreadable("is a bit field of no integer".to_owned()));
+        };
+        let signed = ty.as_int().is_some_and(|(_, signed)| signed);
+        let e = bit_field(unit, bits, signed).map_err(unreadable)?;
+        Ok(Checked {
+            debug: true,
+            ..Checked::plain(typed(e, ty, &n.span))
+        })
+    }
+
+    /// The record that a member is taken of, and where it is. A dot serves for pointers, too, as in Go and Rust.
+    fn record(&self, c: &Checked, dot: bool) -> Option<(Place, Arc<NamedType>)> {
+        match (&c.place, &c.e.ty) {
+            (Some(place), Type::Named(record)) if dot => Some((place.clone(), record.clone())),
+            (None, Type::Ptr { to }) => match &**to {
+                Type::Named(record) => Some((Place::Memory(word(c.e.clone())), record.clone())),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -140,6 +131,10 @@ impl Checker<'_> {
 
     fn no_record(&self, n: &Node, of: &Node, operator: &str, name: &str, ty: &Type) -> Fault {
         let quote = self.quote(of);
+        if let (Type::Named(_), "->") = (ty, operator) {
+            let what = format!("`->` on {}, which is no pointer", ty.describe());
+            return Fault::new(n.span.clone(), what).help(format!("{quote}.{name}"));
+        }
         let fault = Fault::new(
             n.span.clone(),
             format!(

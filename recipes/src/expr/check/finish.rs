@@ -31,80 +31,47 @@ impl Checker<'_> {
         let Some(info) = self.info.filter(|_| c.debug) else {
             return Ok(None);
         };
-        let made = |kind, ty| Expr {
-            kind,
-            ty,
-            span: n.span.clone(),
-        };
         if let Kind::After(inner) = &c.e.kind {
             let inner = Checked {
                 debug: true,
                 ..Checked::plain((**inner).clone())
             };
             let text = self.text_of(n, &inner)?;
-            return Ok(text.map(|text| {
-                let ty = text.ty.clone();
-                made(Kind::After(Box::new(text)), ty)
+            return Ok(text.map(|text| Expr {
+                ty: text.ty.clone(),
+                kind: Kind::After(Box::new(text)),
+                span: n.span.clone(),
             }));
         }
         let (place, record) = match (&c.place, &c.e.ty) {
-            (Some(place), Type::Named(record)) => (place.clone(), record.clone()),
+            (Some(place), Type::Named(record)) => (place.clone(), record),
             (None, Type::Ptr { to }) => match &**to {
                 Type::Int {
                     bits: 8,
                     signed: true,
-                } => {
-                    let addr = Box::new(c.e.clone());
-                    return Ok(Some(made(Kind::ReadStr { addr, len: None }, Type::Str)));
-                }
+                } => return Ok(Some(up_to_nul(c.e.clone(), n))),
                 Type::Named(record) if matches!(info.shape(record.ty), TypeShape::Text(_)) => {
-                    (Place::Memory(word(c.e.clone())), record.clone())
+                    (Place::Memory(word(c.e.clone())), record)
                 }
                 _ => return Ok(None),
             },
             _ => return Ok(None),
         };
         match info.shape(record.ty) {
-            TypeShape::Text(shape) => match text_record(&place, &shape) {
-                Ok((addr, len)) => {
-                    let addr = Box::new(typed(addr, Type::U64, &n.span));
-                    let len = Box::new(typed(len, Type::U64, &n.span));
-                    Ok(Some(match shape.binary {
-                        true => made(Kind::ReadBuf { addr, len }, Type::Bytes),
-                        false => made(
-                            Kind::ReadStr {
-                                addr,
-                                len: Some(len),
-                            },
-                            Type::Str,
-                        ),
-                    }))
-                }
-                Err(why) => Err(Fault::new(
-                    n.span.clone(),
-                    format!("the text of {} {why}", shown(&self.quote(n))),
-                )),
-            },
-            TypeShape::Array { of, count } => {
-                let Place::Memory(addr) = place else {
-                    return Ok(None);
+            TypeShape::Text(shape) => {
+                let unreadable = |why| {
+                    let what = shown(&self.quote(n));
+                    Fault::new(n.span.clone(), format!("the text of {what} {why}"))
                 };
-                let signed = match info.shape(of) {
-                    TypeShape::Char { bytes: 1, signed } => signed,
-                    _ => return Ok(None),
-                };
-                let addr = Box::new(typed(addr, Type::U64, &n.span));
-                let size = count.map(|n| n.min(MAX_TEXT_LIMIT.into()) as u32);
-                Ok(match (size, signed) {
-                    (Some(0), _) | (None, false) => None,
-                    (None, true) => Some(made(Kind::ReadStr { addr, len: None }, Type::Str)),
-                    (Some(size), true) => Some(made(Kind::ReadChars { addr, size }, Type::Str)),
-                    (Some(size), false) => {
-                        let len = Box::new(Expr::literal(size.into()));
-                        Some(made(Kind::ReadBuf { addr, len }, Type::Bytes))
-                    }
-                })
+                let (addr, len) = text_record(&place, &shape).map_err(unreadable)?;
+                Ok(Some(sized(addr, len, shape.binary, n)))
             }
+            TypeShape::Array { of, count } => match (place, info.shape(of)) {
+                (Place::Memory(addr), TypeShape::Char { bytes: 1, signed }) => {
+                    Ok(characters(addr, count, signed, n))
+                }
+                _ => Ok(None),
+            },
             _ => Ok(None),
         }
     }
@@ -192,4 +159,51 @@ impl Checker<'_> {
             _ => None,
         }
     }
+}
+
+/// The text at an address, up to its NUL.
+fn up_to_nul(addr: Expr, n: &Node) -> Expr {
+    Expr {
+        kind: Kind::ReadStr {
+            addr: Box::new(addr),
+            len: None,
+        },
+        ty: Type::Str,
+        span: n.span.clone(),
+    }
+}
+
+/// A text or bytes of a length that the program keeps.
+fn sized(addr: Expr, len: Expr, binary: bool, n: &Node) -> Expr {
+    let addr = Box::new(typed(addr, Type::U64, &n.span));
+    let len = Box::new(typed(len, Type::U64, &n.span));
+    let (kind, ty) = match binary {
+        true => (Kind::ReadBuf { addr, len }, Type::Bytes),
+        false => {
+            let len = Some(len);
+            (Kind::ReadStr { addr, len }, Type::Str)
+        }
+    };
+    let span = n.span.clone();
+    Expr { kind, ty, span }
+}
+
+/// An array of characters: a text; of unsigned ones: bytes.
+fn characters(addr: Expr, count: Option<u64>, signed: bool, n: &Node) -> Option<Expr> {
+    let addr = typed(addr, Type::U64, &n.span);
+    let size = match count {
+        Some(0) => return None,
+        Some(count) => count.min(MAX_TEXT_LIMIT.into()) as u32,
+        // As long as what follows the record happens to be.
+        None => return signed.then(|| up_to_nul(addr, n)),
+    };
+    if !signed {
+        return Some(sized(addr, Expr::literal(size.into()), true, n));
+    }
+    let addr = Box::new(addr);
+    Some(Expr {
+        kind: Kind::ReadChars { addr, size },
+        ty: Type::Str,
+        span: n.span.clone(),
+    })
 }

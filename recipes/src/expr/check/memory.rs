@@ -39,24 +39,7 @@ impl Checker<'_> {
                 format!("`{name}()` is not known here: only parameters are"),
             ));
         }
-        let (least, most) = match name {
-            "str" => (1, 2),
-            "buf" | "chars" => (2, 2),
-            _ => (1, 1),
-        };
-        if args.len() < least || args.len() > most {
-            let takes = if least == most {
-                format!("{least}")
-            } else {
-                format!("{least} or {most}")
-            };
-            let plural = if most == 1 { "argument" } else { "arguments" };
-            return Err(Fault::new(
-                n.span.clone(),
-                format!("`{name}` takes {takes} {plural}, found {}", args.len()),
-            )
-            .help(usage(name)));
-        }
+        arity(n, name, args.len())?;
         if name == "after" {
             return self.after(n, &args[0]);
         }
@@ -91,24 +74,7 @@ impl Checker<'_> {
         {
             return Err(Fault::new(c.e.span.clone(), "a length cannot be negative"));
         }
-        let (addr, len) = (Box::new(addr), len.map(|c| Box::new(c.e)));
-        let (kind, ty) = match (name, len) {
-            ("chars", Some(len)) => match len.as_int() {
-                Some(size @ 1..=MOST_CHARS) => {
-                    let size = size as u32;
-                    (Kind::ReadChars { addr, size }, Type::Str)
-                }
-                _ => {
-                    return Err(Fault::new(
-                        len.span.clone(),
-                        format!("the size of an array is a constant from 1 to {MOST_CHARS}"),
-                    )
-                    .help("str(p, n) is a text whose length is computed"));
-                }
-            },
-            ("buf", Some(len)) => (Kind::ReadBuf { addr, len }, Type::Bytes),
-            (_, len) => (Kind::ReadStr { addr, len }, Type::Str),
-        };
+        let (kind, ty) = reading(name, Box::new(addr), len.map(|c| Box::new(c.e)))?;
         Ok(Checked::plain(Expr {
             kind,
             ty,
@@ -269,6 +235,48 @@ impl Checker<'_> {
             ty: Type::U64,
             span: n.span.clone(),
         }))
+    }
+}
+
+/// Whether a function has as many arguments as it takes.
+fn arity(n: &Node, name: &str, found: usize) -> Result<()> {
+    let (least, most) = match name {
+        "str" => (1, 2),
+        "buf" | "chars" => (2, 2),
+        _ => (1, 1),
+    };
+    if found < least || found > most {
+        let takes = if least == most {
+            format!("{least}")
+        } else {
+            format!("{least} or {most}")
+        };
+        let plural = if most == 1 { "argument" } else { "arguments" };
+        return Err(Fault::new(
+            n.span.clone(),
+            format!("`{name}` takes {takes} {plural}, found {}", found),
+        )
+        .help(usage(name)));
+    }
+    Ok(())
+}
+
+/// What `str`, `chars` and `buf` read.
+fn reading(name: &str, addr: Box<Expr>, len: Option<Box<Expr>>) -> Result<(Kind, Type)> {
+    match (name, len) {
+        ("chars", Some(len)) => match len.as_int() {
+            Some(size @ 1..=MOST_CHARS) => {
+                let size = size as u32;
+                Ok((Kind::ReadChars { addr, size }, Type::Str))
+            }
+            _ => Err(Fault::new(
+                len.span.clone(),
+                format!("the size of an array is a constant from 1 to {MOST_CHARS}"),
+            )
+            .help("str(p, n) is a text whose length is computed")),
+        },
+        ("buf", Some(len)) => Ok((Kind::ReadBuf { addr, len }, Type::Bytes)),
+        (_, len) => Ok((Kind::ReadStr { addr, len }, Type::Str)),
     }
 }
 

@@ -100,6 +100,18 @@ impl Checker<'_> {
     }
 
     fn node(&self, n: &Node) -> Result<Checked> {
+        let mut c = self.syntax(n)?;
+        // A constant that is shown as a plain number is one, whatever it was computed from.
+        if let Kind::Int(v) = c.e.kind
+            && c.e.ty == Expr::literal(v).ty
+            && c.place.is_none()
+        {
+            c.literal = true;
+        }
+        Ok(c)
+    }
+
+    fn syntax(&self, n: &Node) -> Result<Checked> {
         let made = |kind, ty| {
             Checked::plain(Expr {
                 kind,

@@ -1,0 +1,260 @@
+//! Where a probe is: `function`, `usdt`, `line`, `at`, `only_in`.
+
+use toml::de::{DeTable, DeValue};
+
+use super::probes::Reading;
+use super::reader::Val;
+use crate::expr::{Scope, Type};
+use crate::model::{At, ObjectRule, ProbeKind, Spanned};
+
+const PLACE_KEYS: &[&str] = &["function", "usdt", "line", "only_in", "capture", "where"];
+/// What says where a place is.
+const WHERE_KEYS: &[&str] = &["function", "usdt", "line"];
+
+impl Reading<'_> {
+    /// `at = "f"`, `at = ["f", "g"]`, `[[probe.at]]`, or the keys of one place in the probe itself.
+    pub(super) fn places(&self, entry: &Val<'_>, t: &DeTable<'_>) -> Vec<At> {
+        let r = self.r;
+        let named = WHERE_KEYS.iter().find_map(|k| t.get_key_value(*k));
+        if let Some((key, _)) = named {
+            if t.get("at").is_some() {
+                r.report(
+                    r.error(key.span(), format!("`{}` beside `at`", key.get_ref()))
+                        .help("put it into [[.at]]"),
+                );
+            }
+            // `where` of a place in the probe itself is the probe's.
+            return self
+                .place(entry, t, t.get("capture"), false)
+                .into_iter()
+                .collect();
+        }
+        let Some(at) = t.get("at") else {
+            r.report(
+                r.error(
+                    entry.span(),
+                    format!("this [[{}]] has no function", self.key),
+                )
+                .help("function = \"name\", usdt = \"provider:name\", line = \"file.c:123\", or [[.at]] tables"),
+            );
+            return vec![];
+        };
+        if let Some((key, _)) = t.get_key_value("only_in") {
+            r.report(
+                r.error(key.span(), "`only_in` belongs to a place")
+                    .help("put it into [[.at]]"),
+            );
+        }
+        let list: Vec<&Val<'_>> = match at.get_ref() {
+            DeValue::Array(list) => list.iter().collect(),
+            _ => vec![at],
+        };
+        if list.is_empty() {
+            r.report(r.error(at.span(), "`at` is empty"));
+        }
+        let shared = t.get("capture");
+        let mut places = Vec::new();
+        for value in list {
+            match value.get_ref() {
+                DeValue::String(_) => {
+                    let functions = self.functions(value);
+                    let capture = shared.map(|c| self.captures(c)).unwrap_or_default();
+                    places.push(At {
+                        functions,
+                        capture,
+                        ..At::default()
+                    });
+                }
+                DeValue::Table(place) => {
+                    r.known(place, &format!("[[{}.at]]", self.key), PLACE_KEYS);
+                    places.extend(self.place(value, place, place.get("capture").or(shared), true));
+                }
+                _ => r.report(
+                    r.error(value.span(), "`at` is a function's name or a table")
+                        .help("at = \"malloc\", or [[.at]]"),
+                ),
+            }
+        }
+        self.same_captures(at, &places);
+        places
+    }
+
+    fn place(
+        &self,
+        whole: &Val<'_>,
+        t: &DeTable<'_>,
+        capture: Option<&Val<'_>>,
+        own_where: bool,
+    ) -> Option<At> {
+        let r = self.r;
+        let mut named = WHERE_KEYS.iter().filter_map(|k| t.get_key_value(*k));
+        let Some((key, value)) = named.next() else {
+            r.report(
+                r.error(whole.span(), "this place has no function")
+                    .help("function = \"name\", usdt = \"provider:name\" or line = \"file.c:123\""),
+            );
+            return None;
+        };
+        if let Some((second, _)) = named.next() {
+            let what = format!("`{}` beside `{}`", second.get_ref(), key.get_ref());
+            r.report(
+                r.error(second.span(), what)
+                    .help("a place is one of them; [[.at]] lists several places"),
+            );
+        }
+        let functions = match key.get_ref().as_ref() {
+            "function" => self.functions(value),
+            key => self.points(key, value),
+        };
+        let only_in = t
+            .get("only_in")
+            .map(|v| r.strings(v, "only_in"))
+            .unwrap_or_default();
+        let only_in = only_in
+            .iter()
+            .map(|s| ObjectRule::parse(&s.value))
+            .collect();
+        let capture = capture.map(|c| self.captures(c)).unwrap_or_default();
+        let where_ = if own_where {
+            let scope = Scope {
+                captures: capture.clone(),
+                ..self.scope()
+            };
+            t.get("where").and_then(|v| r.condition(v, "where", &scope))
+        } else {
+            None
+        };
+        Some(At {
+            functions,
+            only_in,
+            capture,
+            where_,
+        })
+    }
+
+    fn functions(&self, value: &Val<'_>) -> Vec<Spanned<String>> {
+        let functions = self.r.strings(value, "function");
+        for f in &functions {
+            if let Some((kind, _)) = f.value.split_once(':')
+                && matches!(
+                    kind,
+                    "kernel"
+                        | "tracepoint"
+                        | "usdt"
+                        | "kprobe"
+                        | "kretprobe"
+                        | "uprobe"
+                        | "uretprobe"
+                )
+                && !f.value.contains("::")
+            {
+                let fault = self.r.error(
+                    f.span.clone(),
+                    match kind {
+                        "usdt" => format!("`{}` is no function's name", f.value),
+                        _ => format!(
+                            "`{}`: probes of kind `{kind}` are not supported in recipes yet",
+                            f.value
+                        ),
+                    },
+                );
+                self.r.report(fault.help(match kind {
+                    "usdt" => "a USDT probe has a key of its own: usdt = \"provider:name\"",
+                    _ => "a function is named alone; [target] says in which program or library",
+                }));
+            }
+        }
+        functions
+    }
+
+    /// `usdt = "provider:name"`, `line = "file.c:123"`: patterns as the rest of the house writes them.
+    fn points(&self, key: &str, value: &Val<'_>) -> Vec<Spanned<String>> {
+        let r = self.r;
+        let mut points = r.strings(value, key);
+        for point in &mut points {
+            let fault = |message: String| r.error(point.span.clone(), message);
+            let parts = point.value.rsplit_once(':');
+            let parts = parts.filter(|(a, b)| !a.is_empty() && !b.is_empty());
+            let number = |text: &str| text.parse::<u32>().is_ok_and(|n| n > 0);
+            match (key, parts) {
+                _ if self.kind == ProbeKind::Call => r.report(
+                    fault(format!("`{key}` in [[call]]: it has no return of its own"))
+                        .help("[[probe]] fires when it is passed"),
+                ),
+                ("usdt", Some((provider, _))) if !provider.contains(':') => {
+                    point.value = format!("usdt:{}", point.value);
+                }
+                ("usdt", _) => r.report(
+                    fault(format!("`{}` is no USDT probe", point.value))
+                        .help("usdt = \"provider:name\"; uprof symbols FILE --usdt lists them"),
+                ),
+                (_, Some((_, line))) if number(line) => {}
+                _ => r.report(
+                    fault(format!("`{}` is no line of a file", point.value))
+                        .help("line = \"file.c:123\""),
+                ),
+            }
+        }
+        points
+    }
+
+    /// All places of a probe capture the same names with the same types.
+    fn same_captures(&self, at: &Val<'_>, places: &[At]) {
+        let Some((first, rest)) = places.split_first() else {
+            return;
+        };
+        for place in rest {
+            let span = place
+                .functions
+                .first()
+                .map_or(at.span(), |f| f.span.clone());
+            for (name, e) in &first.capture {
+                match place.capture.iter().find(|(n, _)| n == name) {
+                    None => self.r.report(
+                        self.r
+                            .error(
+                                span.clone(),
+                                format!(
+                                    "this place does not capture `{name}`, as the first one does"
+                                ),
+                            )
+                            .help("all places of a probe capture the same names"),
+                    ),
+                    Some((_, other)) if !same_type(&e.ty, &other.ty) => self.r.report(
+                        self.r
+                            .error(
+                                other.span.clone(),
+                                format!(
+                                    "`{name}` is {} here and {} at the first place",
+                                    other.ty, e.ty
+                                ),
+                            )
+                            .help(format!("cast it: ({})", e.ty)),
+                    ),
+                    Some(_) => {}
+                }
+            }
+            for (name, e) in &place.capture {
+                if !first.capture.iter().any(|(n, _)| n == name) {
+                    self.r.report(
+                        self.r
+                            .error(
+                                e.span.clone(),
+                                format!("`{name}` is captured here and not at the first place"),
+                            )
+                            .help("all places of a probe capture the same names"),
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// The same width and sign; pointers are one type here, whatever they point to, and what debug information knows
+/// may be any.
+fn same_type(a: &Type, b: &Type) -> bool {
+    a == b
+        || matches!((a, b), (Type::Ptr { .. }, Type::Ptr { .. }))
+        || *a == Type::Deferred
+        || *b == Type::Deferred
+}
