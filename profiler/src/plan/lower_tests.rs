@@ -16,6 +16,10 @@ impl Env for Moment {
         assert!(!self.returned, "arguments are gone at the return");
         Ok(100 + u64::from(n))
     }
+    fn reg(&self, n: u8) -> u64 {
+        assert!(!self.returned, "registers are others at the return");
+        200 + u64::from(n)
+    }
     fn retval(&self) -> u64 {
         assert!(self.returned);
         -5i64 as u64
@@ -87,6 +91,9 @@ fn in_a_call_memory_is_read_at_entry_unless_after_says_otherwise() {
     assert_eq!(in_call("retval == -5 ? after(*(u64*)arg0) : 0"), 101);
     assert_eq!(in_call("retval + (i64)arg0"), 95);
     assert_eq!(in_call("nsecs"), 77, "the entry's time");
+    assert_eq!(in_call("reg(\"rdi\")"), 205);
+    assert_eq!(in_call("retval + (i64)reg(\"rax\")"), 195);
+    assert_eq!(in_call("after(*(u32*)reg(\"rdi\"))"), 206);
     assert_eq!(in_call("retval + (i64)nsecs"), 72);
     assert_eq!(in_call("latency > 1ms || str(arg0) == \"never\""), 1);
     assert_eq!(in_call("latency > 1s || str(arg0) == \"before\""), 1);
@@ -117,6 +124,49 @@ fn what_can_be_decided_at_entry_is() {
     let (early, late) = low.split_filter(&parsed("arg0 == 7 || latency > 1ms", true));
     assert!(early.is_none());
     assert_eq!(eval(&late.expect("the whole"), &run_saved(&low)), Ok(1));
+}
+
+#[test]
+fn texts_are_keys_by_their_nul_their_array_or_their_length() {
+    let key = |text: &str| Lowering::default().key(&parsed(text, false));
+    assert!(matches!(
+        key("str(arg0)"),
+        Some(KeyPart::Str {
+            len: None,
+            limit: KEY_TEXT,
+            ..
+        })
+    ));
+    assert!(matches!(
+        key("str(arg0, arg1)"),
+        Some(KeyPart::Str {
+            len: Some(B::Arg(1)),
+            limit: KEY_TEXT,
+            ..
+        })
+    ));
+    assert!(matches!(
+        key("chars(arg0, 16)"),
+        Some(KeyPart::Str {
+            len: None,
+            limit: 16,
+            ..
+        })
+    ));
+    assert_eq!(key("buf(arg0, 4)"), None);
+    let mut low = Lowering {
+        text_limit: 64,
+        ..Lowering::default()
+    };
+    let captured = low.capture(&parsed("chars(arg0, 16)", false));
+    assert!(matches!(
+        captured,
+        Capture::Str {
+            len: None,
+            limit: 16,
+            ..
+        }
+    ));
 }
 
 #[test]
