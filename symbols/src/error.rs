@@ -162,6 +162,32 @@ pub enum Error {
         /// Why not.
         why: &'static str,
     },
+    /// Debug information that cannot be read.
+    #[error("the debug information in {} cannot be read: {what}", path.display())]
+    Dwarf {
+        /// The file that holds it.
+        path: PathBuf,
+        /// What was asked of it, and what is wrong.
+        what: String,
+    },
+    /// A source file that the debug information does not know, or knows several of.
+    #[error("the debug information in {} has {found}", path.display())]
+    SourceFile {
+        /// The file with the debug information.
+        path: PathBuf,
+        /// What it has instead: `no source file "x.c" with code, but x.cc`, `2 files "x.c": a/x.c, b/x.c`.
+        found: String,
+    },
+    /// No code comes from the line, nor from any after it.
+    #[error("no code comes from {file}:{line} or a later line: its last line with code is {last}")]
+    NoCodeAfter {
+        /// The source file.
+        file: String,
+        /// The line that was asked for.
+        line: u32,
+        /// The last line of the file that has code.
+        last: u32,
+    },
     /// No such process (or it has just ended).
     #[error("there is no process {pid}")]
     NoSuchProcess {
@@ -219,6 +245,16 @@ pub enum Error {
         name: String,
         /// The directories that were searched.
         searched: Vec<String>,
+    },
+    /// A function's variables are not known.
+    #[error("the variables of {function} in {} are not known: {why}", path.display())]
+    NoVariables {
+        /// The file.
+        path: PathBuf,
+        /// The function.
+        function: String,
+        /// Why, and what could help.
+        why: String,
     },
     /// Something of the running kernel could not be read.
     #[error("cannot {tried}: {why}")]

@@ -1,10 +1,11 @@
 //! One file's debug sections as bytes in memory: mapped or read, decompressed where they are packed.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock};
 
 use memmap2::Mmap;
 use object::LittleEndian as LE;
@@ -21,6 +22,8 @@ const UNPACKED_LIMIT: u64 = 4 << 30;
 /// Nor may it grow more than this many times. zlib cannot (its limit is 1032 times); debug information grows 3 to 10
 /// times, and only a trap grows more than this under zstd.
 const UNPACKED_RATIO: u64 = 1032;
+/// Less than this, in bytes packed, is unpacked before a thread has started.
+const PARALLEL_FROM: usize = 64 << 10;
 /// The old form of a packed section (`.zdebug_info`): "ZLIB", then the size in 8 bytes, big-endian.
 const OLD_PACKED: &[u8] = b"ZLIB";
 
@@ -29,11 +32,23 @@ const OLD_PACKED: &[u8] = b"ZLIB";
 pub(super) struct DebugSections {
     path: PathBuf,
     file: Bytes,
-    /// Where each lies in the file, by its name as of today (`.zdebug_info` is here as `.debug_info`).
-    plain: HashMap<String, std::ops::Range<usize>>,
-    unpacked: HashMap<String, Vec<u8>>,
+    /// By their names as of today: `.zdebug_info` is here as `.debug_info`.
+    sections: HashMap<String, Place>,
     /// What is wrong with some of them; these are taken as empty, or as far as they go.
-    pub(super) notes: Vec<String>,
+    notes: Mutex<Vec<String>>,
+}
+
+/// Where a section's bytes are.
+#[derive(Debug)]
+enum Place {
+    File(Range<usize>),
+    /// Packed; unpacked when it is asked for.
+    Packed {
+        packed: Range<usize>,
+        format: CompressionFormat,
+        size: u64,
+        unpacked: OnceLock<Vec<u8>>,
+    },
 }
 
 /// The bytes of a file.
@@ -61,87 +76,117 @@ impl DebugSections {
     /// It cannot be read, or is no 64-bit little-endian ELF file.
     pub(super) fn read(path: &Path, file: &File) -> Result<Self> {
         let file = read_or_map(path, file)?;
-        let mut sections = Self {
+        let mut notes = Vec::new();
+        let sections = find(path, &file, &mut notes)?;
+        Ok(Self {
             path: path.to_owned(),
             file,
-            plain: HashMap::new(),
-            unpacked: HashMap::new(),
-            notes: Vec::new(),
-        };
-        sections.find()?;
-        Ok(sections)
+            sections,
+            notes: Mutex::new(notes),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The bytes of a section, empty where there is none.
-    pub(super) fn get(&self, name: &str) -> &[u8] {
-        if let Some(bytes) = self.unpacked.get(name) {
-            return bytes;
-        }
-        let range = self.plain.get(name).cloned();
-        range
-            .and_then(|range| self.file.get(range))
-            .unwrap_or_default()
+    /// What is wrong with the sections that were looked at.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let notes = self
+            .notes
+            .lock()
+            .map(|notes| notes.clone())
+            .unwrap_or_default();
+        let path = self.path.display();
+        notes
+            .into_iter()
+            .map(|note| format!("{path}: {note}"))
+            .collect()
     }
 
     /// Whether it describes code or types.
     pub(super) fn has_info(&self) -> bool {
-        !self.get(".debug_info").is_empty()
+        self.sections.contains_key(".debug_info")
     }
 
-    fn find(&mut self) -> Result<()> {
-        let damaged = |what: &str| Error::Truncated {
-            path: self.path.clone(),
-            what: what.to_owned(),
-        };
-        let data: &[u8] = &self.file;
-        let header = FileHeader64::<LE>::parse(data)
-            .map_err(|e| damaged(&format!("its ELF header: {e}")))?;
-        // A big-endian file passes the parser with this type and makes no sense after it.
-        if !header.is_little_endian() {
-            return Err(damaged("it is big-endian"));
+    /// The bytes of a section, empty where there is none.
+    pub(super) fn get(&self, name: &str) -> &[u8] {
+        match self.sections.get(name) {
+            None => &[],
+            Some(Place::File(range)) => self.file.get(range.clone()).unwrap_or_default(),
+            Some(Place::Packed {
+                packed,
+                format,
+                size,
+                unpacked,
+            }) => unpacked.get_or_init(|| {
+                let packed = CompressedData {
+                    format: *format,
+                    data: self.file.get(packed.clone()).unwrap_or_default(),
+                    uncompressed_size: *size,
+                };
+                unpack(packed).unwrap_or_else(|why| {
+                    if let Ok(mut notes) = self.notes.lock() {
+                        notes.push(format!("{name} {why}"));
+                    }
+                    Vec::new()
+                })
+            }),
         }
-        let table = header
-            .sections(LE, data)
-            .map_err(|e| damaged(&format!("its section headers: {e}")))?;
-        let (mut plain, mut unpacked, mut notes) = (HashMap::new(), HashMap::new(), Vec::new());
-        for section in table.iter() {
-            let name = table.section_name(LE, section).unwrap_or_default();
-            let Some(name) = std::str::from_utf8(name)
-                .ok()
-                .filter(|name| is_wanted(name))
-            else {
-                continue;
-            };
-            let name_now = name.replacen(".zdebug_", ".debug_", 1);
-            let Some(range) = range_in(section, data.len()) else {
-                continue;
-            };
-            if (range.len() as u64) < section.sh_size(LE) {
-                notes.push(format!("{name} reaches past the end of the file"));
-            }
-            match unpack(section, name, data, &range) {
-                Ok(Some(bytes)) => {
-                    unpacked.insert(name_now, bytes);
-                }
-                Ok(None) => {
-                    plain.insert(name_now, range);
-                }
-                Err(why) => notes.push(format!("{name} {why}")),
-            }
-        }
-        let path = self.path.display();
-        self.notes = notes
-            .into_iter()
-            .map(|note| format!("{path}: {note}"))
-            .collect();
-        self.plain = plain;
-        self.unpacked = unpacked;
-        Ok(())
     }
+
+    /// Unpacks these at once, the first beside the others: it is the largest.
+    pub(super) fn prepare(&self, first: &str, others: &[&str]) {
+        let is_large = |place: &Place| matches!(place, Place::Packed { packed, .. } if packed.len() > PARALLEL_FROM);
+        if self.sections.get(first).is_some_and(is_large) {
+            std::thread::scope(|scope| {
+                scope.spawn(|| self.get(first));
+                for name in others {
+                    self.get(name);
+                }
+            });
+        }
+    }
+}
+
+/// The debug sections of a file; notes on those that are damaged.
+fn find(path: &Path, data: &[u8], notes: &mut Vec<String>) -> Result<HashMap<String, Place>> {
+    let damaged = |what: String| Error::Truncated {
+        path: path.to_owned(),
+        what,
+    };
+    let header =
+        FileHeader64::<LE>::parse(data).map_err(|e| damaged(format!("its ELF header: {e}")))?;
+    // A big-endian file passes the parser with this type and makes no sense after it.
+    if !header.is_little_endian() {
+        return Err(damaged("it is big-endian".into()));
+    }
+    let table = header
+        .sections(LE, data)
+        .map_err(|e| damaged(format!("its section headers: {e}")))?;
+    let mut found = HashMap::new();
+    for section in table.iter() {
+        let name = table.section_name(LE, section).unwrap_or_default();
+        let Some(name) = std::str::from_utf8(name)
+            .ok()
+            .filter(|name| is_wanted(name))
+        else {
+            continue;
+        };
+        let Some(range) = range_in(section, data.len()) else {
+            continue;
+        };
+        if (range.len() as u64) < section.sh_size(LE) {
+            notes.push(format!("{name} reaches past the end of the file"));
+        }
+        match place(section, name, data, range) {
+            Ok(place) => {
+                found.insert(name.replacen(".zdebug_", ".debug_", 1), place);
+            }
+            Err(why) => notes.push(format!("{name} {why}")),
+        }
+    }
+    Ok(found)
 }
 
 /// What anything here reads. Macros are large, and nobody asks for them.
@@ -157,60 +202,61 @@ fn is_wanted(name: &str) -> bool {
 }
 
 /// The bytes of a section that the file has; `None` for one without any (NOBITS).
-fn range_in(section: &SectionHeader64<LE>, len: usize) -> Option<std::ops::Range<usize>> {
+fn range_in(section: &SectionHeader64<LE>, len: usize) -> Option<Range<usize>> {
     let (start, size) = section.file_range(LE)?;
     let start = usize::try_from(start).ok()?;
     let end = start.checked_add(usize::try_from(size).ok()?)?;
     (start <= len).then(|| start..end.min(len))
 }
 
-/// A packed section's content; `None` where it lies in the file as it is.
-fn unpack(
+/// Whether a section is packed, and how.
+fn place(
     section: &SectionHeader64<LE>,
     name: &str,
     file: &[u8],
-    range: &std::ops::Range<usize>,
-) -> Result<Option<Vec<u8>>, String> {
+    range: Range<usize>,
+) -> Result<Place, String> {
     let bytes = file.get(range.clone()).unwrap_or_default();
-    let packed = if name.starts_with(".zdebug_") {
+    let packed = |start: usize, format, size| Place::Packed {
+        packed: start.min(range.end)..range.end,
+        format,
+        size,
+        unpacked: OnceLock::new(),
+    };
+    if name.starts_with(".zdebug_") {
         let size = bytes
             .strip_prefix(OLD_PACKED)
             .and_then(|rest| rest.first_chunk());
-        let size = size.ok_or("does not start as a packed section does")?;
-        CompressedData {
-            format: CompressionFormat::Zlib,
-            data: bytes.get(OLD_PACKED.len() + 8..).unwrap_or_default(),
-            uncompressed_size: u64::from_be_bytes(*size),
-        }
-    } else {
-        let header = section.compression(LE, file);
-        let Some((header, offset, _)) = header.map_err(|e| format!("is damaged: {e}"))? else {
-            return Ok(None);
-        };
-        let start = usize::try_from(offset).ok();
-        CompressedData {
-            format: match header.ch_type(LE) {
-                elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
-                elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
-                other => return Err(format!("is packed in an unknown way ({})", other.0)),
-            },
-            data: start
-                .and_then(|start| file.get(start..range.end))
-                .unwrap_or_default(),
-            uncompressed_size: header.ch_size(LE),
-        }
+        let size = u64::from_be_bytes(*size.ok_or("does not start as a packed section does")?);
+        let start = range.start + OLD_PACKED.len() + size_of::<u64>();
+        return Ok(packed(start, CompressionFormat::Zlib, size));
+    }
+    let header = section
+        .compression(LE, file)
+        .map_err(|e| format!("is damaged: {e}"))?;
+    let Some((header, start, _)) = header else {
+        return Ok(Place::File(range));
     };
+    let format = match header.ch_type(LE) {
+        elf::ELFCOMPRESS_ZLIB => CompressionFormat::Zlib,
+        elf::ELFCOMPRESS_ZSTD => CompressionFormat::Zstandard,
+        other => return Err(format!("is packed in an unknown way ({})", other.0)),
+    };
+    let start = usize::try_from(start).map_err(|_| "is damaged")?;
+    Ok(packed(start, format, header.ch_size(LE)))
+}
+
+fn unpack(packed: CompressedData<'_>) -> Result<Vec<u8>, String> {
     let (from, to) = (packed.data.len() as u64, packed.uncompressed_size);
     if to > UNPACKED_LIMIT || to > from.saturating_mul(UNPACKED_RATIO) {
         return Err(format!(
             "claims to grow from {from} to {to} bytes: that is refused"
         ));
     }
-    match packed.decompress() {
-        Ok(Cow::Owned(bytes)) => Ok(Some(bytes)),
-        Ok(Cow::Borrowed(bytes)) => Ok(Some(bytes.to_vec())),
-        Err(e) => Err(format!("cannot be unpacked: {e}")),
-    }
+    let unpacked = packed
+        .decompress()
+        .map_err(|e| format!("cannot be unpacked: {e}"))?;
+    Ok(unpacked.into_owned())
 }
 
 fn read_or_map(path: &Path, file: &File) -> Result<Bytes> {

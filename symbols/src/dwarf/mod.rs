@@ -2,12 +2,23 @@
 //!
 //! - `load`: one file's sections, unpacked;
 //! - `locate`: the files that belong to it: supplementary ones, `.dwo`, `.dwp`;
-//! - `readers`, `split`: all of them together, and their units, parsed when needed.
+//! - `readers`, `split`: all of them together, and their units, parsed when needed;
+//! - `walk`: one pass over a unit; `names`: which units need one;
+//! - `functions`: functions with code of their own; `inlined`: their copies in others;
+//! - `lines`, `paths`: from a line to addresses;
+//! - `frames`: from an address to functions and lines.
 
+mod frames;
+mod functions;
+mod inlined;
+mod lines;
 mod load;
 mod locate;
+mod names;
+mod paths;
 mod readers;
 mod split;
+mod walk;
 
 use std::path::Path;
 
@@ -16,9 +27,13 @@ use self_cell::self_cell;
 
 use crate::error::Result;
 use crate::image::Image;
+pub use frames::SourceFrame;
+pub use functions::DwarfFunction;
+pub use inlined::InlinedCopy;
+pub use lines::{LinePlace, LinePlaces};
 use load::DebugSections;
 use readers::Files;
-pub(crate) use readers::{Reader, Readers};
+pub(crate) use readers::{Reader, Readers, UnitAt};
 
 self_cell!(
     struct Cell {

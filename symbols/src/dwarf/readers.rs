@@ -1,5 +1,6 @@
 //! The files that make up one program's debug information, and their units: found at once, parsed when needed.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -10,12 +11,22 @@ use gimli::{
 
 use object::elf;
 
+use super::frames::Answering;
 use super::load::DebugSections;
 use super::split::Split;
 use crate::image::Image;
 
 /// What reads a section.
 pub(crate) type Reader<'a> = gimli::EndianSlice<'a, LittleEndian>;
+
+/// What every question asks for besides `.debug_info`.
+const EARLY: [&str; 5] = [
+    ".debug_line",
+    ".debug_str",
+    ".debug_abbrev",
+    ".debug_line_str",
+    ".debug_rnglists",
+];
 
 /// The files, in memory.
 pub(super) struct Files {
@@ -39,9 +50,10 @@ impl Files {
         sup: Option<DebugSections>,
         program: &Image,
         root: Option<&Path>,
-        mut notes: Vec<String>,
+        notes: Vec<String>,
     ) -> Self {
         // Only split units keep their addresses in a table.
+        main.prepare(".debug_info", &EARLY);
         let split = !main.get(".debug_addr").is_empty();
         let dwp = split
             .then(|| super::locate::package(&main, program.path()))
@@ -51,10 +63,6 @@ impl Files {
         } else {
             0
         };
-        let parts = [Some(&main), sup.as_ref(), dwp.as_ref()]
-            .into_iter()
-            .flatten();
-        notes.extend(parts.flat_map(|file| file.notes.clone()));
         let segments = program.headers().segments().iter();
         let code = segments.filter(|s| s.kind == elf::PT_LOAD && s.executable);
         Self {
@@ -83,7 +91,11 @@ pub(crate) struct Readers<'a> {
     sup_units: OnceLock<Option<UnitList<'a>>>,
     gimli: Arc<gimli::Dwarf<Reader<'a>>>,
     package: Option<gimli::DwarfPackage<Reader<'a>>>,
-    notes: Mutex<Vec<String>>,
+    located: OnceLock<gimli::Dwarf<Reader<'a>>>,
+    across: OnceLock<bool>,
+    context: OnceLock<Answering<'a>>,
+    damaged: Mutex<BTreeSet<usize>>,
+    notes: Vec<String>,
 }
 
 /// The units of one `.debug_info`, by offset.
@@ -173,14 +185,19 @@ impl<'a> UnitList<'a> {
         &self,
         offset: DebugInfoOffset<usize>,
     ) -> Option<(UnitAt<'_, 'a>, UnitOffset<usize>)> {
+        let index = self.index_at(offset.0)?;
+        let at = offset.to_unit_offset(&self.slots.get(index)?.header)?;
+        Some((self.here(index)?, at))
+    }
+
+    /// The unit that holds the byte at OFFSET of `.debug_info`.
+    pub(super) fn index_at(&self, offset: usize) -> Option<usize> {
         let after = self.slots.partition_point(|slot| {
             slot.header
                 .debug_info_offset()
-                .is_some_and(|start| start.0 <= offset.0)
+                .is_some_and(|start| start.0 <= offset)
         });
-        let index = after.checked_sub(1)?;
-        let at = offset.to_unit_offset(&self.slots.get(index)?.header)?;
-        Some((self.here(index)?, at))
+        after.checked_sub(1)
     }
 
     /// Puts a unit in place that was parsed elsewhere.
@@ -195,7 +212,10 @@ impl<'a> UnitList<'a> {
 impl<'a> Readers<'a> {
     pub(super) fn new(files: &'a Files) -> Self {
         let mut notes = Vec::new();
-        let mut gimli = sections(&files.main, SectionId::name);
+        let mut gimli = sections(&files.main, |id| match is_late(id) {
+            true => "",
+            false => id.name(),
+        });
         gimli.populate_abbreviations_cache(gimli::AbbreviationsCacheStrategy::Duplicates);
         if let Some(sup) = &files.sup {
             let mut sup = sections(sup, SectionId::name);
@@ -217,13 +237,30 @@ impl<'a> Readers<'a> {
             sup_units: OnceLock::new(),
             gimli: Arc::new(gimli),
             package,
-            notes: Mutex::new(notes),
+            located: OnceLock::new(),
+            across: OnceLock::new(),
+            context: OnceLock::new(),
+            damaged: Mutex::new(BTreeSet::new()),
+            notes,
         }
     }
 
     /// The sections of the main file; `sup()` has those of the supplementary one.
     pub(crate) fn gimli(&self) -> &Arc<gimli::Dwarf<Reader<'a>>> {
         &self.gimli
+    }
+
+    /// The sections of a unit with its lists of locations. Those of the main file are large and only asked for where
+    /// variables are, so [`UnitAt::dwarf`] has them only for split units.
+    pub(crate) fn with_locations<'r>(&'r self, at: UnitAt<'r, 'a>) -> &'r gimli::Dwarf<Reader<'a>> {
+        if !std::ptr::eq(at.list, self.units()) {
+            return at.dwarf();
+        }
+        self.located.get_or_init(|| {
+            let mut all = sections(&self.files.main, SectionId::name);
+            all.sup.clone_from(&self.gimli.sup);
+            all
+        })
     }
 
     /// The units of the main file.
@@ -271,6 +308,50 @@ impl<'a> Readers<'a> {
         }
     }
 
+    /// Whether units may have their content in other files.
+    pub(super) fn is_split(&self) -> bool {
+        !self.files.dwos.is_empty()
+    }
+
+    /// Whether functions may have their names in other units: made by link-time optimisation, or by dwz. Told from
+    /// the bytes of `.debug_abbrev`, so now and then wrongly.
+    pub(super) fn refers_across(&self) -> bool {
+        // DW_AT_abstract_origin (0x31) and DW_AT_specification (0x47) of the forms DW_FORM_ref_addr (0x10) and
+        // DW_FORM_GNU_ref_alt (0x1f20, as ULEB128).
+        let patterns: [&[u8]; 4] = [b"\x31\x10", b"\x47\x10", b"\x31\xa0\x3e", b"\x47\xa0\x3e"];
+        let abbreviations = self.gimli.debug_abbrev.reader().slice();
+        *self.across.get_or_init(|| {
+            patterns
+                .iter()
+                .any(|pattern| memchr::memmem::find(abbreviations, pattern).is_some())
+        })
+    }
+
+    /// What finds frames.
+    pub(super) fn context(&self) -> &Answering<'a> {
+        let new = || Mutex::new(addr2line::Context::from_arc_dwarf(Arc::clone(&self.gimli)));
+        self.context.get_or_init(new)
+    }
+
+    /// The sections of the `.dwo` file with the unit of that ID.
+    pub(super) fn split_sections(&self, id: DwoId) -> Option<Arc<gimli::Dwarf<Reader<'a>>>> {
+        let units = self.units();
+        let index = (0..units.len()).find(|index| {
+            units
+                .here(*index)
+                .is_some_and(|at| at.unit.dwo_id == Some(id))
+        })?;
+        let at = self.unit(index)?;
+        (!std::ptr::eq(at.list, units)).then(|| Arc::clone(&at.list.dwarf))
+    }
+
+    /// Takes note of a unit that cannot be read to its end.
+    pub(super) fn damaged(&self, index: usize) {
+        if let Ok(mut damaged) = self.damaged.lock() {
+            damaged.insert(index);
+        }
+    }
+
     /// Whether the file has code at this address. Linkers leave 0, 1 or -1 where they dropped what was there.
     pub(crate) fn is_code(&self, address: u64) -> bool {
         self.files.code.iter().any(|range| range.contains(&address))
@@ -278,9 +359,14 @@ impl<'a> Readers<'a> {
 
     pub(super) fn notes(&self) -> Vec<String> {
         let mut notes = self.files.notes.clone();
-        if let Ok(own) = self.notes.lock() {
-            notes.extend(own.iter().cloned());
-        }
+        let files = [
+            Some(&self.files.main),
+            self.files.sup.as_ref(),
+            self.files.dwp.as_ref(),
+        ];
+        notes.extend(files.into_iter().flatten().flat_map(DebugSections::notes));
+        notes.extend(self.notes.iter().cloned());
+        notes.extend(self.damaged_note());
         let lists = [
             self.units.get(),
             self.sup_units.get().and_then(Option::as_ref),
@@ -294,6 +380,21 @@ impl<'a> Readers<'a> {
         }
         notes.extend(self.missing_note());
         notes
+    }
+
+    fn damaged_note(&self) -> Option<String> {
+        let damaged = self.damaged.lock().ok()?;
+        let first = self
+            .units()
+            .header(*damaged.first()?)?
+            .debug_info_offset()?;
+        Some(format!(
+            "{}: {} of {} units are damaged and were read as far as possible, the first at {:#x} of .debug_info",
+            self.files.path().display(),
+            damaged.len(),
+            self.units().len(),
+            first.0
+        ))
     }
 
     /// How many units want a `.dwo` file that is not there, as far as anybody looked.
@@ -345,6 +446,14 @@ impl<'a> Readers<'a> {
         dwarf.make_dwo(&self.gimli);
         Split::new(dwarf, id, skeleton)
     }
+}
+
+/// Sections that few questions ask for.
+fn is_late(id: SectionId) -> bool {
+    matches!(
+        id,
+        SectionId::DebugLoc | SectionId::DebugLocLists | SectionId::DebugNames
+    )
 }
 
 /// The sections of one file, by the names that NAMES gives them.
