@@ -118,7 +118,10 @@ impl RawSymbols {
 }
 
 fn string(strings: &[u8], at: u32) -> Option<&[u8]> {
-    let text = CStr::from_bytes_until_nul(strings.get(at as usize..)?).ok()?;
+    /// Longer names are damage: without a limit, many of them in a table without NULs would take for ever.
+    const LONGEST: usize = 64 << 10;
+    let rest = strings.get(at as usize..)?;
+    let text = CStr::from_bytes_until_nul(rest.get(..LONGEST).unwrap_or(rest)).ok()?;
     Some(text.to_bytes()).filter(|text| !text.is_empty())
 }
 

@@ -7,6 +7,8 @@ mod x86_64;
 #[cfg(target_arch = "x86_64")]
 use x86_64 as syntax;
 
+use std::collections::HashMap;
+
 use object::LittleEndian as LE;
 use object::elf::FileHeader64;
 use object::read::elf::NoteIterator;
@@ -182,33 +184,35 @@ fn parse_arg(text: &str, probe: u64, symbols: &mut Named<'_>) -> UsdtArg {
     }
 }
 
-/// Symbols of any kind by name, read when the first one is asked for.
+/// Addresses of symbols of any kind by name, read when the first one is asked for.
 struct Named<'a> {
     image: &'a Image,
-    tables: Option<Vec<RawSymbols>>,
+    addresses: Option<HashMap<Vec<u8>, u64>>,
 }
 
 impl<'a> Named<'a> {
     fn of(image: &'a Image) -> Self {
         Self {
             image,
-            tables: None,
+            addresses: None,
         }
     }
 
-    /// `None` where no table names it.
+    /// `None` where no table names it. The whole table's word counts before that of the exported names.
     fn address(&mut self, name: &str) -> Option<u64> {
-        let tables = self.tables.get_or_insert_with(|| {
-            let both = [
-                RawSymbols::whole(self.image),
+        let addresses = self.addresses.get_or_insert_with(|| {
+            let tables = [
                 RawSymbols::dynamic(self.image),
+                RawSymbols::whole(self.image),
             ];
-            both.into_iter().flatten().flatten().collect()
+            let mut addresses = HashMap::new();
+            for table in tables.iter().flatten().flatten() {
+                let defined = table.iter().filter(|symbol| symbol.defined);
+                addresses.extend(defined.map(|symbol| (symbol.name.to_vec(), symbol.address)));
+            }
+            addresses
         });
-        let mut symbols = tables.iter().flat_map(RawSymbols::iter);
-        symbols
-            .find(|symbol| symbol.defined && symbol.name == name.as_bytes())
-            .map(|symbol| symbol.address)
+        addresses.get(name.as_bytes()).copied()
     }
 }
 
