@@ -126,7 +126,7 @@ pub struct BitField {
 }
 
 /// Where a variable is. The expressions are made of [`Expr::arg`], [`Expr::reg`], [`Expr::retval`],
-/// [`Expr::int`], [`Expr::add`], [`Expr::load`] and their like; their types are not looked at.
+/// [`Expr::int`], [`Expr::plus`], [`Expr::load`] and their like; their types are not looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Place {
     /// The expression is the value; bits above the type's width mean nothing.

@@ -87,7 +87,7 @@ impl Expr {
     }
 
     /// This address plus so many bytes.
-    pub fn add(self, bytes: i64) -> Expr {
+    pub fn plus(self, bytes: i64) -> Expr {
         match bytes {
             0 => self,
             1.. => Expr::binary(BinOp::Add, self, Expr::literal(bytes as u64)),

@@ -228,8 +228,11 @@ impl DebugInfo for World {
             "pointer" => (Place::Value(Expr::arg(6)), VOID_P),
             "circle" => (Place::Value(Expr::arg(6)), LOOP),
             "endless" => (Place::Value(Expr::arg(6)), LOOP_REF),
-            "total" => (Place::Memory(Expr::reg(16).add(-0x1000).add(0x4010)), LONG),
-            "local" => (Place::Memory(Expr::reg(7).add(16)), CLIENT),
+            "total" => (
+                Place::Memory(Expr::reg(16).plus(-0x1000).plus(0x4010)),
+                LONG,
+            ),
+            "local" => (Place::Memory(Expr::reg(7).plus(16)), CLIENT),
             "odd" => (Place::Memory(Expr::reg(7)), ODD),
             "seven" => (Place::Value(Expr::int(7)), INT),
             "buf" => (Place::Value(Expr::arg(7)), CHAR_P),
@@ -257,7 +260,7 @@ impl DebugInfo for World {
         match (self.usdt, n) {
             (false, _) => Ok(Expr::arg(n)),
             (true, 0) => Ok(Expr::reg(0)),
-            (true, 1) => Ok(Expr::load(Expr::reg(7).add(8), 4)),
+            (true, 1) => Ok(Expr::load(Expr::reg(7).plus(8), 4)),
             (true, _) => Err("not among the 2 arguments of app:request".to_owned()),
         }
     }

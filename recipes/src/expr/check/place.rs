@@ -26,7 +26,7 @@ pub(super) fn word(e: Expr) -> Expr {
 /// `bytes` bytes of a place, `offset` bytes into it; bits above them mean nothing.
 pub(super) fn part(place: &Place, offset: u64, bytes: u8) -> Result<Expr, String> {
     match place {
-        Place::Memory(address) => Ok(Expr::load(address.clone().add(offset as i64), bytes)),
+        Place::Memory(address) => Ok(Expr::load(address.clone().plus(offset as i64), bytes)),
         Place::Value(e) if offset == 0 => Ok(e.clone()),
         Place::Value(e) if offset.saturating_add(bytes.into()) <= 8 => {
             let by = Expr::literal(8 * offset);
@@ -53,7 +53,7 @@ pub(super) fn within(place: &Place, offset: u64) -> Result<Place, String> {
         return Ok(place.clone());
     }
     match place {
-        Place::Memory(address) => Ok(Place::Memory(address.clone().add(offset as i64))),
+        Place::Memory(address) => Ok(Place::Memory(address.clone().plus(offset as i64))),
         Place::Value(e) if offset < 8 => {
             let by = Expr::literal(8 * offset);
             Ok(Place::Value(Expr::binary(BinOp::Shr, e.clone(), by)))
@@ -103,7 +103,7 @@ pub(super) fn text_record(place: &Place, shape: &TextShape) -> Result<(Expr, Exp
     let (len, bytes) = match shape.length {
         TextLength::At { offset, bytes } => (part(place, offset, bytes)?, bytes),
         TextLength::Before { distance, bytes } => {
-            let at = addr.clone().add((distance as i64).wrapping_neg());
+            let at = addr.clone().plus((distance as i64).wrapping_neg());
             (Expr::load(at, bytes), bytes)
         }
     };
