@@ -399,6 +399,14 @@ fn a_binary_without_debug_information_says_so() {
         .expect_err("nothing is known");
     let help = e.help.unwrap_or_default();
     assert!(help.contains("app has no debug information"), "{help}");
+    // Words of the language and of bpftrace are common names of parameters.
+    for text in ["count > 3", "buf", "func == 1"] {
+        let help = kept(text).bind(&Nothing).expect_err(text).help;
+        assert!(
+            help.is_some_and(|h| h.contains("no debug information")),
+            "{text}"
+        );
+    }
 }
 
 #[test]

@@ -176,10 +176,11 @@ impl Checker<'_> {
             Ok(Some(variable)) => self.value(span, info, variable.place, variable.ty),
             Err(why) => Err(Fault::new(span.clone(), format!("`{name}` is {why}"))),
             Ok(None) if FUNCTIONS.contains(&name) => {
-                Err(Fault::new(span.clone(), format!("`{name}` is a function")).help(usage(name)))
+                let fault = Fault::new(span.clone(), format!("`{name}` is a function"));
+                Err(with_remark(fault.help(usage(name)), info))
             }
-            Ok(None) if NOT_YET.contains(&name) => Err(not_yet(name, span)),
-            Ok(None) => Err(self.unknown_name(name, span, info)),
+            Ok(None) if NOT_YET.contains(&name) => Err(with_remark(not_yet(name, span), info)),
+            Ok(None) => Err(with_remark(self.unknown_name(name, span, info), info)),
         }
     }
 
@@ -223,10 +224,6 @@ impl Checker<'_> {
         }
         if !variables.is_empty() {
             help.push_str(&format!("; in the source here: {}", listed(&variables)));
-        }
-        let remark = info.remark();
-        if !remark.is_empty() {
-            help.push_str(&format!("; {remark}"));
         }
         Fault::new(span.clone(), format!("unknown name `{name}`")).help(help)
     }
@@ -276,6 +273,18 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// A name may be the program's own, of which nothing is known: then why is said.
+fn with_remark(mut fault: Fault, info: &dyn DebugInfo) -> Fault {
+    let remark = info.remark();
+    if !remark.is_empty() {
+        fault.help = Some(match fault.help {
+            Some(help) => format!("{help}; {remark}"),
+            None => remark,
+        });
+    }
+    fault
 }
 
 /// Registers by their DWARF numbers on x86-64.
