@@ -33,12 +33,15 @@ impl FileSymbols {
         address.map_or_else(Vec::new, |address| self.frames(address))
     }
 
-    /// The functions at a virtual address of the file, innermost first, by Go's table, or the
+    /// The functions at a virtual address of the file, innermost first, by Go's table, the debug information, or the
     /// names alone. Empty where nothing is known of the address. A damaged source is as good as none.
     pub fn frames(&self, address: u64) -> Vec<Frame> {
         let module = Module::File(self.image.path().to_owned());
         let around = self.image.around(address).ok().flatten();
         let mut frames = self.go_frames(address, &module);
+        if frames.is_empty() {
+            frames = self.source_frames(address, &module);
+        }
         if let Some(function) = &around {
             if frames.is_empty() {
                 frames.push(Frame::nameless(module));
@@ -71,6 +74,22 @@ impl FileSymbols {
                 offset: start
                     .filter(|_| !frame.inlined)
                     .map(|start| address - start),
+                file: frame.file,
+                line: frame.line,
+                inlined: frame.inlined,
+                module: module.clone(),
+            })
+            .collect()
+    }
+
+    fn source_frames(&self, address: u64, module: &Module) -> Vec<Frame> {
+        let dwarf = self.image.dwarf().ok().flatten();
+        let frames = dwarf.and_then(|dwarf| dwarf.frames(address).ok());
+        let frames = frames.unwrap_or_default().into_iter();
+        frames
+            .map(|frame| Frame {
+                function: frame.function,
+                offset: None,
                 file: frame.file,
                 line: frame.line,
                 inlined: frame.inlined,

@@ -141,6 +141,34 @@ fn addresses_of_a_running_program() {
     assert!(matches!(error, Error::NoSuchProcess { .. }), "{error}");
 }
 
+/// By debug information, files, lines and inlined functions come along.
+#[test]
+fn inlined_functions_have_frames_of_their_own() {
+    let workshop = Workshop::new();
+    let path = program(&workshop, "program", &[]);
+    let (running, lines) = Running::start(&mut Command::new(&path));
+    let frames = Symbolizer::new()
+        .frames(running.pid(), hex(&lines[1]))
+        .unwrap();
+    let line_of = |text: &str| {
+        let at = PROGRAM
+            .lines()
+            .position(|line| line.contains(text))
+            .unwrap();
+        u32::try_from(at + 1).unwrap()
+    };
+    assert_eq!(frames.len(), 2, "{frames:?}");
+    let inner = &frames[0];
+    assert_eq!(
+        (name(inner), inner.inlined, inner.offset),
+        ("inner", true, None)
+    );
+    assert!(inner.file.as_ref().unwrap().ends_with("program.c"));
+    assert_eq!(inner.line, Some(line_of("__asm__")));
+    assert_eq!((name(&frames[1]), frames[1].inlined), ("outer", false));
+    assert_eq!(frames[1].line, Some(line_of("int m = inner(n)")));
+}
+
 #[test]
 fn deleted_and_replaced_files() {
     let workshop = Workshop::new();
