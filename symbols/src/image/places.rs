@@ -1,7 +1,8 @@
 //! Places other than the starts of functions: lines of source files, static probes, inlined copies.
 
 use super::{Bounds, Function, Image, NameSource, Part};
-use crate::error::Result;
+use crate::dwarf::Dwarf;
+use crate::error::{Error, Result};
 use crate::matcher;
 use crate::pattern::{NAMELESS, Pattern};
 
@@ -31,11 +32,54 @@ impl Image {
     /// As [`Image::functions`]; [`Error::NoDebugInfo`]; what the debug information says of the line.
     pub(super) fn places(&self, pattern: &Pattern) -> Result<Places> {
         let mut places = match pattern {
+            Pattern::Line { file, line } => self.places_of_line(file, *line)?,
             Pattern::Usdt { provider, name } => self.static_probes(provider, name)?,
+            Pattern::Inlined(base) => self.inlined_copies(base)?,
             _ => Places::default(),
         };
         places.at.sort_by_key(|place| place.address);
         places.at.dedup_by_key(|place| place.address);
+        Ok(places)
+    }
+
+    fn debug_info(&self, wanted: &str) -> Result<&Dwarf> {
+        self.dwarf()?.ok_or_else(|| Error::NoDebugInfo {
+            path: self.elf.path.clone(),
+            wanted: wanted.to_owned(),
+            notes: self.located().notes.clone(),
+        })
+    }
+
+    fn places_of_line(&self, file: &str, line: u32) -> Result<Places> {
+        let found = self.debug_info("lines")?.places_of_line(file, line)?;
+        let mut places = Places::default();
+        if found.line != found.asked {
+            places.notes.push(format!(
+                "no code comes from {}:{}: the probe sits on the next line that has some, {}",
+                found.file, found.asked, found.line
+            ));
+        }
+        for place in found.places {
+            let start = place.function_address;
+            let name = place.within.last().map(String::as_str);
+            self.add(&mut places, place.address, start, name)?;
+        }
+        Ok(places)
+    }
+
+    fn inlined_copies(&self, base: &Pattern) -> Result<Places> {
+        let copies = self.debug_info("inlined functions")?.inlined(base)?;
+        let mut places = Places::default();
+        if !copies.is_empty() {
+            places.notes.push(format!(
+                "{base} is inlined in {} places: its arguments are not in the registers of a call, but where the debug information says",
+                copies.len()
+            ));
+        }
+        for copy in copies {
+            let name = copy.within.last().map(String::as_str);
+            self.add(&mut places, copy.address, Some(copy.function_address), name)?;
+        }
         Ok(places)
     }
 

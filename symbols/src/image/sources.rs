@@ -161,6 +161,14 @@ impl Image {
                     let table = Table::made(NameSource::Pclntab, rows.collect());
                     symbols.add(table, code, code);
                 }
+                let complete = [
+                    NameSource::DebugFile,
+                    NameSource::MiniDebug,
+                    NameSource::Pclntab,
+                ];
+                if !complete.iter().any(|source| symbols.has(*source)) {
+                    symbols.add(self.described(), code, code);
+                }
             }
             symbols.sort()
         }))
@@ -179,6 +187,20 @@ impl Image {
                 None
             }
         }
+    }
+
+    /// The functions of the debug information.
+    fn described(&self) -> Table {
+        let dwarf = self.dwarf().ok().flatten();
+        let functions = dwarf.and_then(|dwarf| dwarf.functions().ok());
+        let rows = functions.unwrap_or_default().into_iter();
+        let rows = rows.map(|function| Named {
+            size: function.size(),
+            address: function.address,
+            name: function.raw_name().to_owned(),
+            part: Part::Whole,
+        });
+        Table::made(NameSource::Dwarf, rows.collect())
     }
 
     fn mini(&self) -> Option<&MiniDebug> {

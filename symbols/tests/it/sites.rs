@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+
+use uprof_symbols::image::{Part, Sites};
 use uprof_symbols::site::{ArgSet, Cost, Purpose};
 use uprof_symbols::{Error, Image, Pattern};
 
@@ -181,4 +184,154 @@ fn placing_in_all_of_mariadb_takes_little() {
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// However many names lead to a place, it is probed once.
+#[test]
+fn no_pattern_places_two_probes_on_one_instruction() {
+    let image = libc();
+    for text in ["*malloc*", "*free*", "/alloc|free/", "*"] {
+        let pattern = Pattern::parse(text).unwrap();
+        for purpose in [Purpose::Entry, Purpose::EntryReturn] {
+            let sites = image.sites(&pattern, purpose, ALL).unwrap();
+            let offsets: BTreeSet<u64> = sites.placed.iter().map(|(_, site)| site.offset).collect();
+            assert_eq!(offsets.len(), sites.placed.len(), "{text}");
+            assert!(offsets.len() > 10, "{text}: {}", offsets.len());
+            assert!(
+                sites.placed.iter().all(|(f, _)| f.part == Part::Whole),
+                "{text}"
+            );
+        }
+    }
+}
+
+const PLACES: &str = "#include <stdlib.h>\n\
+static inline __attribute__((always_inline)) int twice(int x)\n\
+{\n\
+    return x + atoi(\"1\") * x;\n\
+}\n\
+\n\
+__attribute__((noipa)) int first(int x)\n\
+{\n\
+    return twice(x) + 1;\n\
+}\n\
+__attribute__((noipa)) int second(int x) { return 3 * twice(x); }\n\
+int main(int c, char **v) { (void)v; return first(c) + second(c); }\n";
+
+#[test]
+fn lines_and_inlined_copies_are_entries_without_a_return() {
+    let workshop = Workshop::new();
+    let path = workshop.gcc("places", "places.c", PLACES, &["-g", "-O2"]);
+    let image = Image::open(&path).unwrap();
+    let sites = |text: &str, purpose| {
+        let pattern = Pattern::parse(text).unwrap();
+        image.sites(&pattern, purpose, ALL).unwrap()
+    };
+    let within = |sites: &Sites| -> BTreeSet<String> {
+        let names = sites.placed.iter().map(|(f, _)| f.name().to_owned());
+        names.collect()
+    };
+    let both = BTreeSet::from(["first".to_owned(), "second".to_owned()]);
+    let copies = sites("twice@inlined", Purpose::Entry);
+    assert_eq!((copies.placed.len(), within(&copies)), (2, both.clone()));
+    assert!(
+        copies.notes[0].contains("inlined in 2 places"),
+        "{:?}",
+        copies.notes
+    );
+    assert_eq!(find(&image, "twice@inlined").len(), 2);
+    let line = sites("places.c:4", Purpose::Entry);
+    assert_eq!(within(&line), both);
+    assert!(line.notes.is_empty(), "{:?}", line.notes);
+    for (function, site) in &line.placed {
+        assert!((function.address..function.end).contains(&site.address));
+        assert_eq!(site.moved, site.address - function.address);
+    }
+    // an empty line: the next that has code, and that is said
+    let next = sites("places.c:6", Purpose::Entry);
+    assert!(next.notes[0].contains("places.c:6"), "{:?}", next.notes);
+    assert_eq!(within(&next), BTreeSet::from(["first".to_owned()]));
+
+    for text in ["places.c:4", "twice@inlined"] {
+        let refused = sites(text, Purpose::EntryReturn);
+        assert!(
+            refused.placed.is_empty() && refused.refused.len() >= 2,
+            "{text}"
+        );
+        for (_, error) in refused.refused {
+            assert!(matches!(error, Error::NoReturn { .. }), "{error}");
+            assert!(error.to_string().contains(text), "{error}");
+        }
+    }
+    let none = Image::open(&workshop.gcc("none", "places.c", PLACES, &["-O2"])).unwrap();
+    for text in ["places.c:4", "twice@inlined"] {
+        let error = none.find(&Pattern::parse(text).unwrap()).unwrap_err();
+        assert!(matches!(error, Error::NoDebugInfo { .. }), "{error}");
+        assert!(error.to_string().contains("-g"), "{error}");
+    }
+}
+
+const STATIC_PROBE: &str = "#include <sys/sdt.h>\n\
+unsigned short shop_sold_semaphore __attribute__((section(\".probes\")));\n\
+__attribute__((noipa)) int sell(int x) { DTRACE_PROBE1(shop, open, x); return x + 1; }\n\
+int main(int c, char **v) { (void)v; return sell(c); }\n";
+
+#[test]
+fn static_probes_are_placed_on_their_instruction() {
+    let workshop = Workshop::new();
+    let path = workshop.gcc("shop", "shop.c", STATIC_PROBE, &["-O2"]);
+    let image = Image::open(&path).unwrap();
+    for text in ["usdt:shop:open", "usdt:s*:o*", "usdt::open"] {
+        let pattern = Pattern::parse(text).unwrap();
+        let sites = image.sites(&pattern, Purpose::Entry, ALL).unwrap();
+        let [(function, site)] = &sites.placed[..] else {
+            panic!("{text}: {sites:?}");
+        };
+        assert_eq!((function.name(), site.semaphore), ("sell", None));
+        assert_eq!(site.instruction(), "nop");
+        let refused = image.sites(&pattern, Purpose::EntryReturn, ALL).unwrap();
+        assert!(
+            matches!(refused.refused[..], [(_, Error::NoReturn { .. })]),
+            "{text}"
+        );
+    }
+    let other = Pattern::parse("usdt:shop:close").unwrap();
+    assert!(
+        image
+            .sites(&other, Purpose::Entry, ALL)
+            .unwrap()
+            .placed
+            .is_empty()
+    );
+
+    // python's probes have counters, which the kernel raises by their place in the file
+    let python = Image::open(&installed("/usr/bin/python3.11", "python3.11")).unwrap();
+    let pattern = Pattern::parse("usdt:python:function__entry").unwrap();
+    let sites = python.sites(&pattern, Purpose::Entry, ALL).unwrap();
+    assert!(!sites.placed.is_empty());
+    let len = std::fs::metadata(python.path()).unwrap().len();
+    for (_, site) in sites.placed {
+        assert!(
+            site.semaphore.is_some_and(|at| at > 0 && at < len),
+            "{site:?}"
+        );
+    }
+}
+
+/// A statement far into a large function is found as well as one at its start.
+#[test]
+fn large_functions_have_lines_up_to_their_end() {
+    let workshop = Workshop::new();
+    let body = "    v += v * 3 + c;\n".repeat(9000);
+    let source =
+        format!("volatile int v;\nint main(int c, char **a) {{\n{body}    return v + !a;\n}}\n");
+    let image = Image::open(&workshop.gcc("large", "large.c", &source, &["-g", "-O0"])).unwrap();
+    let main = one(&image, "main");
+    assert!(main.size > 128 << 10, "{}", main.size);
+    let pattern = Pattern::parse("large.c:9002").unwrap();
+    let sites = image.sites(&pattern, Purpose::Entry, ALL).unwrap();
+    assert!(
+        sites.placed[0].1.moved > 128 << 10 && sites.refused.is_empty(),
+        "{sites:?}"
+    );
 }
