@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use uprof_recipes as recipes;
+use uprof_symbols::image::{Debuginfod, OpenOptions};
 
 /// Ask a running Linux program what it is doing, and why it is slow.
 #[derive(Parser, Debug)]
@@ -93,6 +94,9 @@ pub struct Common {
         help_heading = "Output"
     )]
     pub output: Option<PathBuf>,
+    /// See DebugArgs.
+    #[command(flatten)]
+    pub debug: DebugArgs,
     /// Show the plan (sites, captures, mechanism, cost) and stop; nothing is attached
     #[arg(long, help_heading = "Output")]
     pub explain: bool,
@@ -124,6 +128,42 @@ pub struct Common {
         help_heading = "Limits"
     )]
     pub return_: ReturnChoice,
+}
+
+/// Where names, lines and types are looked for beside the file itself.
+#[derive(Args, Debug, Clone, Default)]
+pub struct DebugArgs {
+    /// Look for debug files in this folder too, laid out like /usr/lib/debug [env: UPROF_DEBUG_DIRS, separated by colons]
+    #[arg(long, value_name = "DIR", help_heading = "Debug information")]
+    pub debug_dir: Vec<PathBuf>,
+    /// Ask debuginfod servers for debug files that are not here: those of DEBUGINFOD_URLS, or these (which the variable
+    /// alone asks for as well)
+    #[arg(
+        long,
+        value_name = "URL",
+        num_args = 0..=1,
+        default_missing_value = "",
+        require_equals = true,
+        help_heading = "Debug information"
+    )]
+    pub debuginfod: Option<String>,
+}
+
+impl DebugArgs {
+    /// How to open the files of process PID, or those of this system.
+    pub fn options(&self, pid: Option<u32>) -> OpenOptions {
+        let mut options = OpenOptions::default();
+        let named = std::env::var_os("UPROF_DEBUG_DIRS").unwrap_or_default();
+        let named = std::env::split_paths(&named).filter(|d| !d.as_os_str().is_empty());
+        let own: Vec<PathBuf> = self.debug_dir.iter().cloned().chain(named).collect();
+        options.debug_dirs.splice(0..0, own);
+        options.debuginfod = match self.debuginfod.as_deref() {
+            None | Some("") => Debuginfod::from_environment(),
+            Some(url) => Some(Debuginfod::new(vec![url.to_owned()])),
+        };
+        options.root = pid.map(|pid| PathBuf::from(format!("/proc/{pid}/root")));
+        options
+    }
 }
 
 /// `--format`
@@ -234,13 +274,42 @@ pub struct ProbeArgs {
 
 /// `uprof symbols`
 #[derive(Args, Debug)]
+#[command(
+    after_help = "PATTERN is a name, a glob ('*alloc*'), a regular expression (/^ngx_/), a C++ or Rust name ('ns::f' or 'ns::f(int)'),\n\
+    a versioned name (memcpy@GLIBC_2.14), FILE.c:LINE, NAME@inlined, NAME+OFFSET, or an address (0x401136).\n\n\
+    SITE is how many bytes past the function's address a probe would sit, PROBE what the kernel does with the\n\
+    instruction there: a `nop` costs least, `emulated` little more, `single-stepped` about ten times as much.\n\n\
+    Examples:\n  \
+    uprof symbols nginx '*close*'\n  \
+    uprof symbols libc malloc --args\n  \
+    uprof symbols python3 --usdt\n  \
+    uprof symbols ./a.out --type 'struct client'\n  \
+    uprof symbols 1234 0x7f52a1c3e0b4\n  \
+    uprof symbols --args kernel:tcp_sendmsg\n  \
+    uprof symbols --args tracepoint:syscalls:sys_enter_execve"
+)]
 pub struct SymbolsArgs {
-    /// A file, a program on PATH, or a process's number
+    /// A file, a program on PATH, a library, a process's number, kernel:FUNCTION, or tracepoint:GROUP:NAME
     #[arg(value_name = "FILE|PID")]
     pub target: String,
-    /// A name, a glob, or a C++ or Rust name
+    /// Which functions; all without it
     #[arg(value_name = "PATTERN")]
     pub pattern: Option<String>,
+    /// Show parameters and variables with their types, as far as debug information tells
+    #[arg(long)]
+    pub args: bool,
+    /// List USDT probes: those that the program's authors put in
+    #[arg(long, conflicts_with_all = ["args", "type_"])]
+    pub usdt: bool,
+    /// Show the fields of this type, such as 'struct client', with their offsets
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "pattern")]
+    pub type_: Option<String>,
+    /// Tell first where names were looked for and how many came from where
+    #[arg(long)]
+    pub sources: bool,
+    /// See DebugArgs.
+    #[command(flatten)]
+    pub debug: DebugArgs,
     /// How to print
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     pub format: Format,

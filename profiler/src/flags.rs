@@ -149,33 +149,33 @@ struct ProbeText {
 }
 
 impl ProbeText {
-    /// `TARGET:FUNCTION[+OFFSET]`, `FUNCTION`, or bpftrace's `uprobe:/path:name`.
+    /// `TARGET:FUNCTION[+OFFSET]`, `FUNCTION`, `usdt:TARGET:PROVIDER:NAME`, or bpftrace's `uprobe:/path:name`.
     fn parse(text: &str) -> Result<Self> {
         let (kind, rest) = text.split_once(':').unwrap_or(("", text));
         match kind {
             "uprobe" | "u" if rest.contains(':') => return Self::parse(rest),
+            "usdt" | "U" if !rest.is_empty() => return Self::usdt(text, rest),
             "uretprobe" | "ur" if rest.contains(':') => bail!(
                 "{text}: there is no probe for the return alone: write {rest} and use `retval` or `latency` \
                  in an expression, or `uprof latency`"
             ),
-            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t" | "usdt"
-                if !rest.is_empty() =>
-            {
+            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t" if !rest.is_empty() => {
                 bail!(
-                    "{text}: this version probes functions of programs and libraries only; \
-                 kernel functions, tracepoints and USDT are not there yet"
+                    "{text}: this version probes functions, lines and USDT probes of programs and libraries only; \
+                     kernel functions and tracepoints are not there yet (`uprof symbols --args {text}` shows their fields)"
                 )
             }
             _ => {}
         }
-        // C++ and Rust names have colons of their own, in pairs.
-        let single = text.char_indices().position(|(i, c)| {
-            c == ':' && !text[i + 1..].starts_with(':') && !text[..i].ends_with(':')
-        });
-        let place = match single.and_then(|n| text.char_indices().nth(n)) {
-            Some((i, _)) => Self {
-                target: Some(text[..i].to_owned()),
-                function: text[i + 1..].to_owned(),
+        let place = match single_colon(text) {
+            // file.c:88 of the process's own program
+            Some(_) if is_line(text) => Self {
+                target: None,
+                function: text.to_owned(),
+            },
+            Some(at) => Self {
+                target: Some(text[..at].to_owned()),
+                function: text[at + 1..].to_owned(),
             },
             None => Self {
                 target: None,
@@ -187,6 +187,47 @@ impl ProbeText {
         }
         Ok(place)
     }
+
+    /// What stands behind `usdt:`. A provider may be left out, as bpftrace has it.
+    fn usdt(text: &str, rest: &str) -> Result<Self> {
+        let parts: Vec<&str> = rest.split(':').collect();
+        let (target, provider, name) = match parts.as_slice() {
+            [target, provider, name] => (Some(*target), *provider, *name),
+            [target, name] if target.contains('/') => (Some(*target), "*", *name),
+            [provider, name] => (None, *provider, *name),
+            _ => bail!(
+                "{text}: write usdt:TARGET:PROVIDER:NAME, as in usdt:python3:python:function__entry"
+            ),
+        };
+        if name.is_empty() || provider.is_empty() || target == Some("") {
+            bail!(
+                "{text}: write usdt:TARGET:PROVIDER:NAME, as in usdt:python3:python:function__entry"
+            );
+        }
+        Ok(Self {
+            target: target.map(str::to_owned),
+            function: format!("usdt:{provider}:{name}"),
+        })
+    }
+}
+
+/// The first colon that stands alone: C++ and Rust names have colons of their own, in pairs.
+fn single_colon(text: &str) -> Option<usize> {
+    let bytes = text.as_bytes();
+    (0..bytes.len()).find(|&i| {
+        bytes[i] == b':'
+            && bytes.get(i + 1) != Some(&b':')
+            && (i == 0 || bytes[i - 1] != b':')
+    })
+}
+
+/// `file.c:88`, without a target in front: a name with a dot, one colon, a number.
+fn is_line(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(file, line)| {
+        file.contains('.')
+            && !line.is_empty()
+            && line.bytes().all(|b| b.is_ascii_digit())
+    })
 }
 
 #[cfg(test)]
@@ -210,12 +251,20 @@ mod tests {
         ok("ns::f", "", "ns::f");
         ok("/opt/x:_ZN*", "/opt/x", "_ZN*");
         ok("uprobe:/bin/bash:readline", "/bin/bash", "readline");
+        ok("king.c:88", "", "king.c:88");
+        ok("./king:king.c:88", "./king", "king.c:88");
+        ok("./king:/^king_/", "./king", "/^king_/");
+        ok("libc:memcpy@GLIBC_2.14", "libc", "memcpy@GLIBC_2.14");
+        ok("usdt:python3:python:gc__start", "python3", "usdt:python:gc__start");
+        ok("usdt:/usr/bin/python3:gc__start", "/usr/bin/python3", "usdt:*:gc__start");
+        ok("usdt:python:gc__*", "", "usdt:python:gc__*");
         for bad in [
             "libc:",
             ":malloc",
             "kernel:tcp_sendmsg",
             "tracepoint:sched:x",
-            "usdt:python:x:y",
+            "usdt:x",
+            "usdt:python::",
             "uretprobe:/b:f",
         ] {
             assert!(parse(bad).is_err(), "{bad}");

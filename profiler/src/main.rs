@@ -14,6 +14,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run;
+mod shim;
 mod symbols;
 mod target;
 mod watch;
@@ -47,7 +48,7 @@ fn dispatch(cli: Cli, params: ParamValues) -> Result<ExitCode> {
         Command::Latency(args) => probes(Mode::Latency, args),
         Command::Trace(args) => probes(Mode::Trace, args),
         Command::Count(args) => probes(Mode::Count, args),
-        Command::Symbols(args) => symbols::list(&args),
+        Command::Symbols(args) => symbols::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Demo(args) => run::demo(&args),
         Command::King { seconds } => {

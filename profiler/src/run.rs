@@ -169,6 +169,7 @@ impl Run {
             return Ok(ExitCode::SUCCESS);
         }
         let specs = plan.variants.iter().map(|v| v.spec.clone()).collect();
+        plan.loaded();
         let engine = Engine::load(specs, &options(&job.common)?)
             .map_err(|e| explain_load(e, job.common.verbose))?;
         let (tell, changes) = mpsc::unbounded_channel();
@@ -192,6 +193,9 @@ impl Run {
         run.arm(&attachments)?;
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
+        for note in &run.plan.notes {
+            eprintln!("uprof: {note}");
+        }
         let collector = Collector::new(&run.plan);
         run.collect(collector, output.as_mut(), signals, held).await
     }

@@ -1,11 +1,15 @@
 //! Targets: from what the user or the recipe names to files that can be probed, and the processes in which.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow, bail};
 use uprof_symbols::process::{self, Object, Process};
+use uprof_symbols::image::OpenOptions;
 use uprof_symbols::{FileId, Image};
+
+use crate::cli::DebugArgs;
 
 /// The processes that the user named, by --pid, --comm or `-- COMMAND`.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +20,8 @@ pub struct Selection {
     pub comm: Option<String>,
     /// `--all`: a shared library may be probed in every process.
     pub all: bool,
+    /// Where debug information is looked for.
+    pub debug: DebugArgs,
 }
 
 impl Selection {
@@ -56,11 +62,17 @@ pub struct TargetFile {
     pub open_path: PathBuf,
     /// `None`: in every process that runs it.
     pub pids: Option<Vec<u32>>,
+    /// What the user should know: the file was replaced, or no process has loaded it yet.
+    pub note: Option<String>,
 }
 
 impl TargetFile {
-    fn open(open_path: &Path, display: &Path, pids: Option<Vec<u32>>) -> Result<Self> {
-        let image = Image::open(open_path).map_err(|e| {
+    fn open(open_path: &Path, display: &Path, selection: &Selection) -> Result<Self> {
+        Self::open_with(open_path, display, selection.debug.options(None))
+    }
+
+    fn open_with(open_path: &Path, display: &Path, options: OpenOptions) -> Result<Self> {
+        let image = Image::open_with(open_path, options).map_err(|e| {
             anyhow!(
                 "{}",
                 e.to_string()
@@ -71,20 +83,51 @@ impl TargetFile {
             image: Rc::new(image),
             display: display.to_owned(),
             open_path: open_path.to_owned(),
-            pids,
+            pids: None,
+            note: None,
         })
     }
 
-    fn of_object(object: &Object, pid: u32) -> Result<Self> {
-        Self::open(&object.open_path, &object.path, Some(vec![pid]))
+    fn of_object(object: &Object, pid: u32, selection: &Selection) -> Result<Self> {
+        let options = selection.debug.options(Some(pid));
+        let file = Self::open_with(&object.open_path, &object.path, options)?;
+        Ok(Self {
+            pids: Some(vec![pid]),
+            note: object.deleted.then(|| {
+                format!(
+                    "{} was replaced or deleted on disk since process {pid} loaded it: what the process runs is probed, not \
+                     what stands at that path now",
+                    object.path.display()
+                )
+            }),
+            ..file
+        })
     }
 
-    fn of_exe(process: &Process) -> Result<Self> {
-        Self::open(
-            &process.exe(),
-            &process.exe_name()?,
-            Some(vec![process.pid]),
-        )
+    fn of_exe(process: &Process, selection: &Selection) -> Result<Self> {
+        let options = selection.debug.options(Some(process.pid));
+        let name = process.exe_name()?;
+        let file = Self::open_with(&process.exe(), &name, options)?;
+        Ok(Self {
+            pids: Some(vec![process.pid]),
+            note: process.program().is_ok_and(|o| o.deleted).then(|| {
+                format!(
+                    "{} was replaced or deleted on disk since process {} started: what the process runs is probed, not \
+                     what stands at that path now",
+                    name.display(),
+                    process.pid
+                )
+            }),
+            ..file
+        })
+    }
+
+    /// The file's own name, without folders.
+    pub fn name(&self) -> Cow<'_, str> {
+        self.display
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
     }
 }
 
@@ -104,7 +147,7 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
                         break;
                     }
                 }
-                found.map(|o| TargetFile::of_object(&o, p.pid)).transpose()
+                found.map(|o| TargetFile::of_object(&o, p.pid, selection)).transpose()
             },
             &format!("no library named {}", names.join(" or ")),
         )?,
@@ -121,7 +164,7 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
             }
             in_each(
                 selection,
-                |p| binding(p, symbol),
+                |p| binding(p, symbol, selection),
                 &format!("nothing that defines {symbol}"),
             )?
         }
@@ -129,9 +172,9 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
     Ok(merge(found))
 }
 
-fn binding(process: &Process, symbol: &str) -> Result<Option<TargetFile>> {
+fn binding(process: &Process, symbol: &str, selection: &Selection) -> Result<Option<TargetFile>> {
     match process.binding_of(symbol)? {
-        Some(object) => TargetFile::of_object(&object, process.pid).map(Some),
+        Some(object) => TargetFile::of_object(&object, process.pid, selection).map(Some),
         None => Ok(None),
     }
 }
@@ -187,7 +230,11 @@ fn own(selection: &Selection) -> Result<Vec<TargetFile>> {
             "which program? Write TARGET:FUNCTION, or name a process with --pid, --comm or `-- COMMAND`"
         );
     }
-    in_each(selection, |p| TargetFile::of_exe(p).map(Some), "no program")
+    in_each(
+        selection,
+        |p| TargetFile::of_exe(p, selection).map(Some),
+        "no program",
+    )
 }
 
 fn by_program(names: &[String], selection: &Selection) -> Result<Vec<TargetFile>> {
@@ -199,11 +246,11 @@ fn by_program(names: &[String], selection: &Selection) -> Result<Vec<TargetFile>
         .flat_map(|n| process::running_program(n))
         .collect();
     if !running.is_empty() {
-        return everywhere(running.iter().map(TargetFile::of_exe));
+        return everywhere(running.iter().map(|p| TargetFile::of_exe(p, selection)));
     }
     for name in names {
         if let Ok(path) = uprof_symbols::find_program(name) {
-            return Ok(vec![TargetFile::open(&path, &path, None)?]);
+            return Ok(vec![TargetFile::open(&path, &path, selection)?]);
         }
     }
     bail!(
@@ -233,21 +280,22 @@ fn by_word(word: &str, selection: &Selection) -> Result<Vec<TargetFile>> {
                 if program
                     || uprof_symbols::find_program(word).is_ok_and(|f| same_file(&f, &p.exe()))
                 {
-                    return TargetFile::of_exe(p).map(Some);
+                    return TargetFile::of_exe(p, selection).map(Some);
                 }
-                p.find_library(word)?
-                    .map(|o| TargetFile::of_object(&o, p.pid))
-                    .transpose()
+                match p.find_library(word)? {
+                    Some(object) => TargetFile::of_object(&object, p.pid, selection).map(Some),
+                    None => not_loaded_yet(word, p, selection),
+                }
             },
             &format!("no program or library named {word}"),
         );
     }
     let running = process::running_program(word);
     if !running.is_empty() {
-        return everywhere(running.iter().map(TargetFile::of_exe));
+        return everywhere(running.iter().map(|p| TargetFile::of_exe(p, selection)));
     }
     if let Ok(path) = uprof_symbols::find_program(word) {
-        return Ok(vec![TargetFile::open(&path, &path, None)?]);
+        return Ok(vec![TargetFile::open(&path, &path, selection)?]);
     }
     if let Ok(path) = uprof_symbols::find_library_file(word) {
         return by_path(&path, selection);
@@ -259,8 +307,31 @@ fn by_word(word: &str, selection: &Selection) -> Result<Vec<TargetFile>> {
     )
 }
 
+/// A library that no process has loaded yet: it is armed now, and hit once the process loads it (dlopen).
+fn not_loaded_yet(
+    word: &str,
+    process: &Process,
+    selection: &Selection,
+) -> Result<Option<TargetFile>> {
+    let Ok(path) = uprof_symbols::find_library_file(word) else {
+        return Ok(None);
+    };
+    let file = TargetFile::open(&path, &path, selection)?;
+    let note = format!(
+        "process {} ({}) has not loaded {word} yet: {} is armed for when it does",
+        process.pid,
+        process.comm,
+        path.display()
+    );
+    Ok(Some(TargetFile {
+        pids: Some(vec![process.pid]),
+        note: Some(note),
+        ..file
+    }))
+}
+
 fn by_path(path: &Path, selection: &Selection) -> Result<Vec<TargetFile>> {
-    let file = TargetFile::open(path, path, None)?;
+    let file = TargetFile::open(path, path, selection)?;
     if selection.named() {
         let pids = selection.pids.clone();
         return Ok(vec![TargetFile {

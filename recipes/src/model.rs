@@ -116,7 +116,7 @@ pub enum ProbeKind {
 }
 
 /// A probe: one function in one or several spellings, and what is done at each hit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     /// Unique among the probes that are switched on.
     pub name: String,
@@ -159,7 +159,7 @@ impl Probe {
 }
 
 /// One place to try.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct At {
     /// Patterns of functions: name, glob, demangled name with or without parameters; also `usdt:PROVIDER:NAME` and
     /// `FILE:LINE`, which no call has. All that match are probed; the place as a whole matches when at least one
@@ -272,7 +272,7 @@ fn star_match(pattern: &str, text: &str) -> bool {
 }
 
 /// What is done with a hit.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Action {
     /// An event with the captures.
     Event,

@@ -52,11 +52,11 @@ impl Plan {
             ProbeKind::Call { .. } => "entry and return",
         };
         let _ = writeln!(text, "\nprobe {} ({kind})", probe.name);
-        for (name, e) in &probe.at[v.at].capture {
+        for (name, e) in &self.place_of(v).capture {
             let _ = writeln!(text, "  capture  {name} = {e}   ({})", type_name(&e.ty));
         }
         for (what, e) in [
-            ("where", &probe.at[v.at].where_),
+            ("where", &self.place_of(v).where_),
             ("where", &probe.where_),
             ("keep", &probe.keep),
         ] {
@@ -95,7 +95,8 @@ impl Plan {
             }
         };
         if v.sites.is_empty() {
-            let wanted: Vec<&str> = probe.at[v.at]
+            let wanted: Vec<&str> = self
+                .place_of(v)
                 .functions
                 .iter()
                 .map(|f| f.value.as_str())
@@ -136,7 +137,7 @@ impl Plan {
         }
         let pids: HashSet<Option<u32>> = attachments
             .iter()
-            .filter(|a| a.variant == (v.probe, v.at))
+            .filter(|a| a.variant == v.id)
             .flat_map(|a| match &a.pids {
                 None => vec![None],
                 Some(pids) => pids.iter().copied().map(Some).collect(),

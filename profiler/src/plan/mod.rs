@@ -2,10 +2,18 @@
 //!
 //! - `lower`: the recipe's expressions to the engine's
 //! - `place`: function patterns to sites, in the files of the processes
+//! - `debug`: names in expressions that only debug information knows, bound at a site
+//! - `indirect`: IFUNCs, followed to what a process bound
+//! - `hazard`: targets that return probes would kill
+//! - `missing`: what to say when nothing is found
 //! - `explain`: the plan for people
 
+mod debug;
 mod explain;
+mod hazard;
+mod indirect;
 mod lower;
+mod missing;
 mod place;
 
 use std::path::PathBuf;
@@ -72,13 +80,18 @@ pub struct KeyField {
     pub constant: Option<u64>,
 }
 
-/// One place of one probe (`[[call.at]]`): a program of its own, since captures differ.
+/// One place of one probe (`[[call.at]]`): a program of its own, since captures differ. A place whose expressions
+/// need debug information has one for each form that they take in the files.
 #[derive(Debug)]
 pub struct Variant {
+    /// Tells variants apart; never used twice in a plan.
+    pub id: u32,
     /// Index of the probe in the recipe.
     pub probe: usize,
     /// Index of the place in the probe.
     pub at: usize,
+    /// The probe with this one place, its expressions bound to the types and arguments that were found.
+    pub bound: Option<recipes::Probe>,
     /// What the engine loads.
     pub spec: ProbeSpec,
     /// What its records carry.
@@ -123,36 +136,66 @@ pub struct Plan {
     pub variants: Vec<Variant>,
     /// What the reader of the results should know.
     pub notes: Vec<String>,
+    next_id: u32,
+    /// The programs are loaded: there can be no further variants.
+    loaded: bool,
     limits: Limits,
 }
 
 impl Plan {
-    /// Lowers all probes of a recipe; nothing is placed yet.
+    /// Lowers all probes of a recipe, but for what needs debug information; nothing is placed yet.
     pub fn new(recipe: Recipe, targets: Vec<TargetSpec>, limits: Limits) -> Result<Self> {
-        let mut variants = Vec::new();
-        for (index, probe) in recipe.probes.iter().enumerate() {
-            for (at_index, at) in probe.at.iter().enumerate() {
-                variants.push(variant(index, probe, at_index, at, &limits)?);
-            }
-        }
-        if variants.is_empty() {
+        if recipe.probes.is_empty() {
             bail!(
                 "the recipe {} has no probe that is switched on",
                 recipe.name
             );
         }
-        Ok(Self {
+        let mut plan = Self {
             recipe,
             targets,
-            variants,
+            variants: Vec::new(),
             notes: Vec::new(),
+            next_id: 0,
+            loaded: false,
             limits,
-        })
+        };
+        for index in 0..plan.recipe.probes.len() {
+            let probe = plan.recipe.probes[index].clone();
+            for (at, place) in probe.at.iter().enumerate() {
+                if !debug::needed(&probe, at) {
+                    let made = variant(index, &probe, at, place, &plan.limits)?;
+                    plan.add(made);
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, made: Variant) -> usize {
+        self.variants.push(Variant {
+            id: self.next_id,
+            ..made
+        });
+        self.next_id += 1;
+        self.variants.len() - 1
     }
 
     /// Drops the places that no binary matched: their programs would never run.
     pub fn prune(&mut self) {
         self.variants.retain(|v| !v.sites.is_empty());
+    }
+
+    /// From here on there can be no further variants.
+    pub fn loaded(&mut self) {
+        self.loaded = true;
+    }
+
+    /// Says something to whoever reads the results, once.
+    pub fn note(&mut self, note: String) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
     }
 
     /// Leaves room for functions of processes that start later.
@@ -163,8 +206,19 @@ impl Plan {
     }
 
     /// The probe of a variant.
-    pub fn probe(&self, variant: &Variant) -> &recipes::Probe {
-        &self.recipe.probes[variant.probe]
+    pub fn probe<'a>(&'a self, variant: &'a Variant) -> &'a recipes::Probe {
+        variant
+            .bound
+            .as_ref()
+            .unwrap_or(&self.recipe.probes[variant.probe])
+    }
+
+    /// The place of a variant.
+    pub fn place_of<'a>(&'a self, variant: &'a Variant) -> &'a recipes::At {
+        match &variant.bound {
+            Some(bound) => &bound.at[0],
+            None => &self.recipe.probes[variant.probe].at[variant.at],
+        }
     }
 }
 
@@ -221,8 +275,10 @@ fn variant(
         ProbeKind::Entry
     };
     Ok(Variant {
+        id: 0,
         probe: index,
         at: at_index,
+        bound: None,
         spec: ProbeSpec {
             name: probe.name.clone(),
             sites: 1,

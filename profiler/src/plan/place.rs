@@ -1,27 +1,36 @@
 //! From function patterns to sites in the files of the processes.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 
-use anyhow::{Result, anyhow, bail};
-use uprof_ebpf::{AttachSite, ProbeKind};
+use anyhow::{Result, bail};
+use uprof_ebpf::AttachSite;
 use uprof_recipes as recipes;
-use uprof_symbols::image::Sites;
-use uprof_symbols::site::{ArgSet, Purpose};
-use uprof_symbols::{Image, Pattern};
+use uprof_symbols::image::{Function, Sites};
+use uprof_symbols::site::{ArgSet, Purpose, Site};
+use uprof_symbols::Pattern;
 
-use super::{Field, FieldSource, Plan, PlannedSite};
+use super::hazard::refuse_if_harmful;
+use super::missing::not_found;
+use super::{Field, FieldSource, Plan, PlannedSite, Variant, debug, indirect, variant};
 use crate::target::{self, Selection, TargetFile, is_library};
 
 /// Sites of one probe in one file, to be armed for some processes.
 #[derive(Debug)]
 pub struct Attachment {
-    /// Index of the variant in [`Plan::variants`].
-    pub variant: (usize, usize),
+    /// The [`Variant::id`].
+    pub variant: u32,
     /// The sites.
     pub sites: Vec<AttachSite>,
     /// `None`: every process that runs the file.
     pub pids: Option<Vec<u32>>,
+}
+
+/// Sites in one file that one program serves, to be armed for some processes.
+struct Found {
+    /// Index into [`Plan::variants`].
+    slot: usize,
+    placed: Vec<(Function, Site)>,
+    pids: Option<Vec<u32>>,
 }
 
 impl Plan {
@@ -56,35 +65,27 @@ impl Plan {
         let mut refusals = Vec::new();
         let mut placed = false;
         for file in files {
+            if let Some(note) = &file.note {
+                self.note(note.clone());
+            }
             if probe.kind == recipes::ProbeKind::Call && !self.limits.insist {
                 refuse_if_harmful(&probe.name, file)?;
             }
             for at in 0..probe.at.len() {
-                let Some(slot) = self
-                    .variants
-                    .iter()
-                    .position(|v| (v.probe, v.at) == (index, at))
-                else {
-                    continue;
-                };
-                let found = self.find(slot, &probe.at[at], file)?;
-                refusals.extend(
-                    found
-                        .refused
-                        .iter()
-                        .map(|(f, e)| format!("{}: {e}", f.display_name())),
-                );
-                if found.placed.is_empty() {
+                let found = self.find((index, at), &probe, file, &mut refusals)?;
+                if found.is_empty() {
                     continue;
                 }
-                attachments.push(self.keep_sites(slot, file, found));
+                for found in found {
+                    attachments.push(self.keep_sites(file, found));
+                }
                 placed = true;
                 break;
             }
         }
         if !refusals.is_empty() && placed {
             let (count, first) = (refusals.len(), &refusals[0]);
-            self.notes.push(format!(
+            self.note(format!(
                 "{}: {count} functions cannot be probed, the first is {first}",
                 probe.name
             ));
@@ -98,42 +99,140 @@ impl Plan {
         }
     }
 
-    fn find(&self, slot: usize, at: &recipes::At, file: &TargetFile) -> Result<Sites> {
-        let variant = &self.variants[slot];
-        let name = file
-            .display
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        let mut all = Sites::default();
-        let mut offsets = HashSet::new();
-        if !at.allows(&name, !is_library(&file.image)) {
-            return Ok(all);
+    /// Where a probe's place number AT sits in a file, each with the program that serves there.
+    fn find(
+        &mut self,
+        (index, at): (usize, usize),
+        probe: &recipes::Probe,
+        file: &TargetFile,
+        refusals: &mut Vec<String>,
+    ) -> Result<Vec<Found>> {
+        let place = &probe.at[at];
+        if !place.allows(&file.name(), !is_library(&file.image)) {
+            return Ok(Vec::new());
         }
-        let purpose = match variant.spec.kind {
-            ProbeKind::Call { .. } => Purpose::EntryReturn,
-            ProbeKind::Entry => Purpose::Entry,
-        };
-        let args = variant
-            .args
+        let slot = self
+            .variants
             .iter()
-            .fold(ArgSet::EMPTY, |set, n| set.with(*n));
-        for pattern in &at.functions {
-            let sites = file
-                .image
-                .sites(&Pattern::parse(&pattern.value)?, purpose, args)?;
-            for (function, site) in sites.placed {
-                if offsets.insert(site.offset) {
-                    all.placed.push((function, site));
+            .position(|v| (v.probe, v.at) == (index, at) && v.bound.is_none());
+        let args = match slot {
+            Some(slot) => self.variants[slot]
+                .args
+                .iter()
+                .fold(ArgSet::EMPTY, |set, n| set.with(*n)),
+            // What is captured is known only once the function is: all of it must be intact.
+            None => ArgSet::REGISTERS.union(ArgSet::STACK),
+        };
+        let purpose = match probe.kind {
+            recipes::ProbeKind::Call => Purpose::EntryReturn,
+            recipes::ProbeKind::Entry => Purpose::Entry,
+        };
+        let mut found = Vec::new();
+        let mut offsets = HashSet::new();
+        for pattern in &place.functions {
+            let pattern = Pattern::parse(&pattern.value)?;
+            for (pids, sites) in self.sites(file, &pattern, purpose, args)? {
+                refusals.extend(
+                    sites
+                        .refused
+                        .iter()
+                        .map(|(f, e)| format!("{}: {e}", f.display_name())),
+                );
+                let fresh = sites
+                    .placed
+                    .into_iter()
+                    .filter(|(_, site)| offsets.insert(site.offset));
+                let placed: Vec<_> = fresh.collect();
+                if placed.is_empty() {
+                    continue;
+                }
+                match slot {
+                    Some(slot) => found.push(Found { slot, placed, pids }),
+                    None => {
+                        let bound =
+                            self.bind((index, at), (file, &pattern), (placed, pids), refusals)?;
+                        found.extend(bound);
+                    }
                 }
             }
-            all.refused.extend(sites.refused);
         }
-        Ok(all)
+        Ok(found)
     }
 
-    fn keep_sites(&mut self, slot: usize, file: &TargetFile, found: Sites) -> Attachment {
-        let variant = &mut self.variants[slot];
+    /// The sites of one pattern. An indirect function is followed to what each process bound it to.
+    fn sites(
+        &mut self,
+        file: &TargetFile,
+        pattern: &Pattern,
+        purpose: Purpose,
+        args: ArgSet,
+    ) -> Result<Vec<(Option<Vec<u32>>, Sites)>> {
+        let sites = file.image.sites(pattern, purpose, args)?;
+        for note in &sites.notes {
+            self.note(note.clone());
+        }
+        if !sites.placed.is_empty() || !sites.refused.is_empty() {
+            return Ok(vec![(file.pids.clone(), sites)]);
+        }
+        indirect::sites(file, pattern, purpose, args)
+    }
+
+    /// Gives each function the program that its own types and places of arguments ask for.
+    fn bind(
+        &mut self,
+        (index, at): (usize, usize),
+        (file, pattern): (&TargetFile, &Pattern),
+        (placed, pids): (Vec<(Function, Site)>, Option<Vec<u32>>),
+        refusals: &mut Vec<String>,
+    ) -> Result<Vec<Found>> {
+        let mut found: Vec<Found> = Vec::new();
+        for (function, site) in placed {
+            let probe = &self.recipe.probes[index];
+            let bound = match debug::bind(probe, at, file, pattern, (&function, &site)) {
+                Ok(bound) => bound,
+                Err(why) => {
+                    refusals.push(format!("{}: {why}", function.display_name()));
+                    continue;
+                }
+            };
+            let slot = self.variant_for((index, at), bound)?;
+            match found.iter_mut().find(|f| f.slot == slot) {
+                Some(known) => known.placed.push((function, site)),
+                None => found.push(Found {
+                    slot,
+                    placed: vec![(function, site)],
+                    pids: pids.clone(),
+                }),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The variant of a probe whose expressions came to BOUND, made when it is the first.
+    fn variant_for(&mut self, (index, at): (usize, usize), bound: recipes::Probe) -> Result<usize> {
+        let known = self
+            .variants
+            .iter()
+            .position(|v| (v.probe, v.at) == (index, at) && v.bound.as_ref() == Some(&bound));
+        if let Some(slot) = known {
+            return Ok(slot);
+        }
+        if self.loaded {
+            bail!(
+                "{}: the types or arguments here are others than in the files known when the run began; \
+                 run uprof again now that this process runs",
+                bound.name
+            );
+        }
+        let made = variant(index, &bound, at, &bound.at[0], &self.limits)?;
+        Ok(self.add(Variant {
+            bound: Some(bound),
+            ..made
+        }))
+    }
+
+    fn keep_sites(&mut self, file: &TargetFile, found: Found) -> Attachment {
+        let variant = &mut self.variants[found.slot];
         let mut sites = Vec::new();
         // A process that starts later may run a file whose sites are known already.
         let known: HashSet<_> = variant
@@ -156,7 +255,7 @@ impl Plan {
                 path: file.open_path.clone(),
                 offset: site.offset,
                 site: index,
-                semaphore: None,
+                semaphore: site.semaphore,
             });
             if known.contains(&(file.image.file_id(), site.offset)) {
                 continue;
@@ -170,9 +269,9 @@ impl Plan {
         }
         variant.spec.sites = variant.spec.sites.max(variant.functions.len() as u32);
         Attachment {
-            variant: (variant.probe, variant.at),
+            variant: variant.id,
             sites,
-            pids: file.pids.clone(),
+            pids: found.pids,
         }
     }
 
@@ -198,115 +297,6 @@ impl Plan {
     pub fn variant_of(&self, attachment: &Attachment) -> Option<usize> {
         self.variants
             .iter()
-            .position(|v| (v.probe, v.at) == attachment.variant)
+            .position(|v| v.id == attachment.variant)
     }
-}
-
-/// Functions by which a program moves between stacks: a return address planted on one of them is then
-/// returned to on another (FACTS: SIGILL).
-const SWITCHERS: [&str; 5] = [
-    "swapcontext",
-    "makecontext",
-    "jump_fcontext",
-    "nty_coroutine_resume",
-    "co_switch",
-];
-
-/// A return probe replaces the return address on the stack: what moves or reads its own stacks dies of it.
-fn refuse_if_harmful(probe: &str, file: &TargetFile) -> Result<()> {
-    let mut programs: Vec<PathBuf> = vec![file.open_path.clone()];
-    programs.extend(
-        file.pids
-            .iter()
-            .flatten()
-            .map(|pid| PathBuf::from(format!("/proc/{pid}/exe"))),
-    );
-    for path in programs {
-        let Ok(image) = Image::open(&path) else {
-            continue;
-        };
-        if let Some(why) = hazard(&image) {
-            let shown = if path.starts_with("/proc") {
-                std::fs::read_link(&path).unwrap_or(path)
-            } else {
-                path
-            };
-            bail!(
-                "{probe}: a return probe could kill {}: {why}\n\
-                 Count or trace its entries instead (uprof count, uprof trace); or insist with --return uretprobe",
-                shown.display()
-            );
-        }
-    }
-    Ok(())
-}
-
-fn hazard(image: &Image) -> Option<String> {
-    if image.is_go() {
-        return Some("it is a Go program, whose stacks move (\"unexpected return pc\")".into());
-    }
-    if is_library(image) {
-        return None;
-    }
-    let uses =
-        |name: &&str| image.imports(name).unwrap_or(false) || image.defines(name).unwrap_or(false);
-    let switcher = SWITCHERS.iter().find(|name| uses(name))?;
-    Some(format!("it switches stacks ({switcher})"))
-}
-
-fn not_found(probe: &recipes::Probe, files: &[TargetFile]) -> anyhow::Error {
-    let wanted: Vec<&str> = probe
-        .at
-        .iter()
-        .flat_map(|at| &at.functions)
-        .map(|f| f.value.as_str())
-        .collect();
-    let shown: Vec<String> = files
-        .iter()
-        .map(|f| f.display.display().to_string())
-        .collect();
-    let mut text = format!(
-        "no function {} in {}",
-        wanted.join(", nor "),
-        shown.join(", ")
-    );
-    for file in files {
-        for name in &wanted {
-            let Ok(pattern) = Pattern::parse(name) else {
-                continue;
-            };
-            if let Some(ifunc) = file
-                .image
-                .find_ifuncs(&pattern)
-                .ok()
-                .and_then(|names| names.into_iter().next())
-            {
-                text += &format!(
-                    "\n{ifunc} is an indirect function: what stands at its address only picks the code to run, \
-                     so a probe there would not count calls\nProbe the variant that this machine uses \
-                     (try `uprof symbols {} '*{ifunc}*'`)",
-                    file.display.display()
-                );
-                return anyhow!(text);
-            }
-            if file.image.imports(name).unwrap_or(false) {
-                text += &format!(
-                    "\n{name} is used there but lives in a library: probe it in that library (as in libc:{name} --pid PID)"
-                );
-                return anyhow!(text);
-            }
-        }
-        let near: Vec<String> = wanted
-            .iter()
-            .flat_map(|name| file.image.nearest(name, 5))
-            .take(5)
-            .collect();
-        if !near.is_empty() {
-            text += &format!("\nNearest names there: {}", near.join(", "));
-        }
-    }
-    if let Some(first) = shown.first() {
-        text += &format!("\nList them all with `uprof symbols {first}`");
-    }
-    anyhow!(text)
 }

@@ -19,6 +19,7 @@ pub fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
         pids: common.pid.clone(),
         comm: common.comm.clone(),
         all: common.all,
+        debug: common.debug.clone(),
     };
     for &pid in &common.pid {
         Process::open(pid)?;

@@ -8,6 +8,18 @@ use crate::error::Result;
 #[derive(Copy, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct TypeId(pub(crate) u64);
 
+impl TypeId {
+    /// The handle as a number, for those who must carry it through something that knows no types.
+    pub fn to_raw(self) -> u64 {
+        self.0
+    }
+
+    /// The handle that [`TypeId::to_raw`] gave the number of.
+    pub fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+}
+
 /// What a type comes to, with typedefs and qualifiers (`const`, `volatile`, atomic ...) looked through.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shape {

@@ -1,0 +1,408 @@
+//! Names in expressions that only debug information knows (`client->argc`), and the arguments of USDT probes: bound at
+//! the site of one function, where types and places are known.
+
+use uprof_recipes::debug as r;
+use uprof_recipes::{self as recipes, DebugInfo, Expr, Kind, Type};
+use uprof_symbols::image::Function;
+use uprof_symbols::site::Site;
+use uprof_symbols::types::{
+    Address, Arithmetic, Place, Scope, Shape, TextLength, TypeId, TypeModel, Variable, VariableKind,
+};
+use uprof_symbols::usdt::{Operand, Usdt, UsdtArg};
+use uprof_symbols::{Image, Pattern};
+
+use crate::recipe::rendered;
+use crate::shim::Shim as _;
+use crate::target::TargetFile;
+
+/// The number of the instruction pointer among DWARF's registers (System V ABI for x86-64, figure 3.36).
+const INSTRUCTION_POINTER: u8 = 16;
+
+/// Whether the expressions of a probe's place AT can be understood only where it sits.
+pub fn needed(probe: &recipes::Probe, at: usize) -> bool {
+    let own_arguments = |text: &str| {
+        Pattern::parse(text).is_ok_and(|p| {
+            matches!(
+                p,
+                Pattern::Usdt { .. } | Pattern::Line { .. } | Pattern::Inlined(_)
+            )
+        })
+    };
+    probe.needs_debug_info()
+        || probe.at[at]
+            .functions
+            .iter()
+            .any(|f| own_arguments(&f.value))
+}
+
+/// The probe with only its place AT, bound to what is known at SITE.
+pub fn bind(
+    probe: &recipes::Probe,
+    at: usize,
+    file: &TargetFile,
+    pattern: &Pattern,
+    (function, site): (&Function, &Site),
+) -> Result<recipes::Probe, String> {
+    let known = Known::at(file, pattern, function, site);
+    probe
+        .bind(at, &known)
+        .map_err(|e| rendered(&[e]).to_string())
+}
+
+/// What is known at one site.
+struct Known<'a> {
+    image: &'a Image,
+    file: String,
+    types: Option<&'a dyn TypeModel>,
+    variables: Vec<Variable>,
+    /// Why there are none.
+    missing: String,
+    site: u64,
+    arguments: Arguments,
+}
+
+/// What `arg0` means at a site.
+enum Arguments {
+    /// The calling convention's.
+    Passed,
+    /// Those that the USDT probe hands over.
+    Usdt(Usdt),
+    /// None: the site is no function's entry.
+    None,
+}
+
+impl<'a> Known<'a> {
+    fn at(file: &'a TargetFile, pattern: &Pattern, function: &Function, site: &Site) -> Self {
+        let image = &*file.image;
+        let arguments = match pattern {
+            Pattern::Usdt { .. } => image
+                .usdt()
+                .ok()
+                .and_then(|all| all.into_iter().find(|u| u.address == site.address))
+                .map_or(Arguments::None, Arguments::Usdt),
+            Pattern::Line { .. } | Pattern::Inlined(_) => Arguments::None,
+            _ => Arguments::Passed,
+        };
+        let inlined;
+        // A site some instructions past the entry was chosen because all arguments are still where they were.
+        let (at, scope) = match pattern {
+            Pattern::Inlined(base) if matches!(**base, Pattern::Exact(_) | Pattern::Demangled(_)) => {
+                inlined = base.text();
+                (site.address, Scope::Inlined(&inlined))
+            }
+            Pattern::Usdt { .. }
+            | Pattern::Inlined(_)
+            | Pattern::Line { .. }
+            | Pattern::Offset { .. }
+            | Pattern::Address(_) => (site.address, Scope::Function),
+            _ => (function.address, Scope::Function),
+        };
+        let mut known = Self {
+            image,
+            file: file.display.display().to_string(),
+            types: None,
+            variables: Vec::new(),
+            missing: String::new(),
+            site: site.address,
+            arguments,
+        };
+        match image.types() {
+            Ok(Some(types)) => {
+                known.types = Some(types);
+                match image.variables(function, at, scope) {
+                    Ok(variables) => known.variables = variables,
+                    Err(why) => known.missing = why.to_string(),
+                }
+            }
+            Ok(None) => known.missing = known.no_debug_information(),
+            Err(why) => known.missing = why.to_string(),
+        }
+        known
+    }
+
+    fn no_debug_information(&self) -> String {
+        let id = self
+            .image
+            .build_id()
+            .map_or_else(String::new, |id| format!(" (build ID {id})"));
+        format!(
+            "{}{id} has no debug information, in itself or in a debug file\nInstall its debug package (-dbgsym, -dbg), name \
+             a folder of debug files with --debug-dir, or ask servers with --debuginfod\nWithout it, arguments are arg0, \
+             arg1 ... and fields are read by offset: *(u32 *)(arg0 + 24)",
+            self.file
+        )
+    }
+
+    fn place(&self, place: &Place) -> Result<r::Place, String> {
+        Ok(match place {
+            Place::Value(value) => r::Place::Value(self.address(value)?),
+            Place::Memory(at) => r::Place::Memory(self.address(at)?),
+            Place::Constant(value) => r::Place::Value(Expr::int(*value)),
+            Place::Pieces(pieces) => r::Place::Pieces(
+                pieces
+                    .iter()
+                    .map(|(bytes, piece)| Ok((*bytes, self.place(piece)?)))
+                    .collect::<Result<_, String>>()?,
+            ),
+            Place::Unavailable(why) => return Err(why.clone()),
+        })
+    }
+
+    fn address(&self, address: &Address) -> Result<Expr, String> {
+        Ok(match address {
+            Address::Register(number) => Expr::reg(register(*number)?),
+            Address::Constant(value) => Expr::int(*value),
+            // Where the file is loaded differs from process to process: the instruction pointer tells.
+            Address::PcRelative(to) => {
+                Expr::reg(INSTRUCTION_POINTER).plus(to.wrapping_sub(self.site).cast_signed())
+            }
+            Address::Add(base, add) => self.address(base)?.plus(*add),
+            Address::Load { at, bytes } => Expr::load(self.address(at)?, *bytes),
+            Address::Binary { op, left, right } => {
+                combined(*op, self.address(left)?, self.address(right)?)
+            }
+        })
+    }
+}
+
+fn register(number: u16) -> Result<u8, String> {
+    u8::try_from(number)
+        .ok()
+        .filter(|n| *n <= INSTRUCTION_POINTER)
+        .ok_or_else(|| "in a register that probes cannot read".to_owned())
+}
+
+fn combined(op: Arithmetic, left: Expr, right: Expr) -> Expr {
+    use recipes::BinOp;
+    let op = match op {
+        Arithmetic::Add => BinOp::Add,
+        Arithmetic::Sub => BinOp::Sub,
+        Arithmetic::Mul => BinOp::Mul,
+        Arithmetic::And => BinOp::And,
+        Arithmetic::Or => BinOp::Or,
+        Arithmetic::Xor => BinOp::Xor,
+        Arithmetic::Shl => BinOp::Shl,
+        Arithmetic::Shr => BinOp::Shr,
+        Arithmetic::Sar => {
+            let kind = Kind::Binary {
+                op: BinOp::Shr,
+                signed: true,
+                a: Box::new(left),
+                b: Box::new(right),
+            };
+            return typed(kind, Type::I64);
+        }
+    };
+    Expr::binary(op, left, right)
+}
+
+fn typed(kind: Kind, ty: Type) -> Expr {
+    Expr {
+        kind,
+        ty,
+        span: 0..0,
+    }
+}
+
+/// An argument of a USDT probe, as wide as the probe says.
+fn usdt_argument(argument: &UsdtArg) -> Result<Expr, String> {
+    if argument.float {
+        return Err("a floating-point number, which probes cannot read".to_owned());
+    }
+    let ty = Type::Int {
+        bits: 8 * argument.size,
+        signed: argument.signed,
+    };
+    let e = match &argument.operand {
+        Operand::Constant(value) => return Ok(typed(Kind::Int(value.cast_unsigned()), ty)),
+        Operand::Register { register, shift } => {
+            let whole = Expr::reg(*register);
+            let low = match shift {
+                0 => whole,
+                bits => Expr::binary(recipes::BinOp::Shr, whole, Expr::int(u64::from(*bits))),
+            };
+            Kind::Cast(Box::new(low))
+        }
+        Operand::Memory {
+            base,
+            index,
+            displacement,
+        } => {
+            let mut at = base.map(Expr::reg);
+            if let Some((register, scale)) = index {
+                let scaled = Expr::binary(
+                    recipes::BinOp::Mul,
+                    Expr::reg(*register),
+                    Expr::int(u64::from(*scale)),
+                );
+                at = Some(match at {
+                    Some(base) => Expr::binary(recipes::BinOp::Add, base, scaled),
+                    None => scaled,
+                });
+            }
+            let at = match at {
+                Some(at) => at.plus(*displacement),
+                None => Expr::int(displacement.cast_unsigned()),
+            };
+            Kind::Load(Box::new(at))
+        }
+        Operand::Unreadable(why) => return Err(format!("not readable: {why}")),
+    };
+    Ok(typed(e, ty))
+}
+
+/// What is returned, in the engine's terms: only the first register is known after the return.
+fn returned(place: &Place) -> Option<r::Place> {
+    const FIRST: Address = Address::Register(0);
+    match place {
+        Place::Value(FIRST) => Some(r::Place::Value(Expr::retval())),
+        Place::Memory(FIRST) => Some(r::Place::Memory(Expr::retval())),
+        _ => None,
+    }
+}
+
+impl DebugInfo for Known<'_> {
+    fn variable(&self, name: &str) -> Result<Option<r::Variable>, String> {
+        // An inner scope's variable hides an outer one's: the innermost comes last.
+        let mut named = self
+            .variables
+            .iter()
+            .rev()
+            .filter(|v| v.name == name && v.kind != VariableKind::Return);
+        let Some(variable) = named.next() else {
+            return Ok(None);
+        };
+        Ok(Some(r::Variable {
+            place: self.place(&variable.place)?,
+            ty: type_ref(variable.ty),
+        }))
+    }
+
+    fn variables(&self) -> Vec<String> {
+        let shown = self
+            .variables
+            .iter()
+            .filter(|v| !matches!(v.kind, VariableKind::Return | VariableKind::Global));
+        shown.map(|v| v.name.clone()).collect()
+    }
+
+    fn returned(&self) -> Option<r::Variable> {
+        let variable = self
+            .variables
+            .iter()
+            .find(|v| v.kind == VariableKind::Return)?;
+        Some(r::Variable {
+            place: returned(&variable.place)?,
+            ty: type_ref(variable.ty),
+        })
+    }
+
+    fn argument(&self, n: u8) -> Result<Expr, String> {
+        match &self.arguments {
+            Arguments::Passed => Ok(Expr::arg(n)),
+            Arguments::Usdt(usdt) => match usdt.args.get(usize::from(n)) {
+                Some(argument) => usdt_argument(argument),
+                None => Err(format!(
+                    "not there: {}:{} has {} arguments",
+                    usdt.provider,
+                    usdt.name,
+                    usdt.args.len()
+                )),
+            },
+            Arguments::None => Err(
+                "known at a function's entry only; here variables are known by name, where debug information tells of them"
+                    .to_owned(),
+            ),
+        }
+    }
+
+    fn named(&self, name: &str) -> Option<r::TypeRef> {
+        self.types?.named(name).ok().flatten().map(type_ref)
+    }
+
+    fn shape(&self, ty: r::TypeRef) -> r::TypeShape {
+        match self.types {
+            Some(types) => shape(types.shape(type_id(ty))),
+            None => r::TypeShape::Unsupported("a type of no source".to_owned()),
+        }
+    }
+
+    fn size(&self, ty: r::TypeRef) -> Option<u64> {
+        self.types?.size(type_id(ty))
+    }
+
+    fn member(&self, ty: r::TypeRef, name: &str) -> Result<r::Member, Vec<String>> {
+        let Some(types) = self.types else {
+            return Err(Vec::new());
+        };
+        let ty = type_id(ty);
+        match types.member(ty, name) {
+            Some(member) => Ok(r::Member {
+                offset: member.offset,
+                ty: type_ref(member.ty),
+                bits: member.bits.map(|b| r::BitField {
+                    unit: b.unit,
+                    shift: b.shift,
+                    bits: b.bits,
+                }),
+            }),
+            None => Err(types.members(ty).into_iter().map(|m| m.name).collect()),
+        }
+    }
+
+    fn name(&self, ty: r::TypeRef) -> String {
+        self.types
+            .map_or_else(String::new, |types| types.type_name(type_id(ty)))
+    }
+
+    fn remark(&self) -> String {
+        self.missing.clone()
+    }
+}
+
+fn type_ref(ty: TypeId) -> r::TypeRef {
+    r::TypeRef(ty.to_raw())
+}
+
+fn type_id(ty: r::TypeRef) -> TypeId {
+    TypeId::from_raw(ty.0)
+}
+
+fn shape(shape: Shape) -> r::TypeShape {
+    use r::TypeShape as T;
+    match shape {
+        Shape::Void => T::Void,
+        Shape::Int { bytes, signed } => T::Int { bytes, signed },
+        Shape::Bool { bytes } => T::Bool { bytes },
+        Shape::Char { bytes, signed } => T::Char { bytes, signed },
+        Shape::Float { bytes } => T::Float { bytes },
+        Shape::Enum {
+            bytes,
+            signed,
+            values,
+        } => T::Enum {
+            bytes,
+            signed,
+            values,
+        },
+        Shape::Pointer { to, reference, .. } => T::Pointer {
+            to: to.map(type_ref),
+            reference,
+        },
+        Shape::Array { of, count } => T::Array {
+            of: type_ref(of),
+            count,
+        },
+        Shape::Record { .. } => T::Record,
+        Shape::Text(text) => T::Text(r::TextShape {
+            pointer: text.pointer,
+            length: match text.length {
+                TextLength::At { offset, bytes } => r::TextLength::At { offset, bytes },
+                TextLength::Before { distance, bytes } => r::TextLength::Before { distance, bytes },
+            },
+            binary: text.binary,
+        }),
+        Shape::Function => T::Function,
+        Shape::Unsupported(what) => T::Unsupported(what),
+    }
+}

@@ -1,0 +1,18 @@
+//! Rust texts as arguments: tests/types.rs knows the values.
+
+pub struct Request {
+    pub path: String,
+    pub status: u16,
+}
+
+#[inline(never)]
+#[unsafe(no_mangle)]
+pub fn handle(verb: &str, request: &Request, size: u32) -> usize {
+    std::hint::black_box(verb.len() + request.path.len() + size as usize + request.status as usize)
+}
+
+fn main() {
+    let first = Request { path: String::from("/index.html"), status: 200 };
+    let second = Request { path: String::from("/grüße"), status: 404 };
+    println!("{}", handle("GET", &first, 17) + handle("DELETE", &second, 0));
+}
