@@ -1,25 +1,18 @@
 //! Addresses of one file.
 
-use std::sync::OnceLock;
-
 use super::{Frame, Module};
-use crate::go::{self, GoTable};
 use crate::image::Image;
 
 /// One program or library, with all that it knows of its addresses. Sources are read when they are first needed.
 #[derive(Debug)]
 pub struct FileSymbols {
     image: Image,
-    go: OnceLock<Option<GoTable>>,
 }
 
 impl FileSymbols {
     /// Of an opened file.
     pub fn new(image: Image) -> Self {
-        Self {
-            image,
-            go: OnceLock::new(),
-        }
+        Self { image }
     }
 
     /// The file.
@@ -59,10 +52,8 @@ impl FileSymbols {
     }
 
     fn go_frames(&self, address: u64, module: &Module) -> Vec<Frame> {
-        let table = self.go.get_or_init(|| {
-            let table = self.image.is_go().then(|| go::read(&self.image).ok());
-            table.flatten().flatten()
-        });
+        // Of others there is nothing to look for.
+        let table = self.image.is_go().then(|| self.image.go_table()).flatten();
         let Some(table) = table else {
             return Vec::new();
         };
