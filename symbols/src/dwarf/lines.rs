@@ -232,13 +232,14 @@ fn one_each(readers: &Readers<'_>, mut rows: Vec<Row>) -> Vec<LinePlace> {
     rows.dedup_by_key(|row| row.address);
     let mut units: Vec<usize> = rows.iter().map(|row| row.unit).collect();
     units.dedup();
+    let line = rows.first().map_or(0, |row| row.line);
     let holders: Vec<(u64, Holder)> = over_units(readers, &units, |index, at, found| {
         let addresses: Vec<u64> = rows
             .iter()
             .filter(|row| row.unit == index)
             .map(|row| row.address)
             .collect();
-        holders_in(readers, index, at, &addresses, found)
+        holders_in(readers, index, at, (line, &addresses), found)
     });
     let holders: BTreeMap<u64, Holder> = holders.into_iter().collect();
     let mut best: BTreeMap<(usize, usize), (usize, LinePlace)> = BTreeMap::new();
@@ -272,12 +273,12 @@ fn one_each(readers: &Readers<'_>, mut rows: Vec<Row>) -> Vec<LinePlace> {
     places
 }
 
-/// For each address (sorted), the innermost function or inlined copy of a unit that has it.
+/// For each address (sorted) of a line, the innermost function or inlined copy of a unit that has it.
 fn holders_in<'a>(
     readers: &Readers<'a>,
     index: usize,
     at: UnitAt<'_, 'a>,
-    addresses: &[u64],
+    (line, addresses): (u32, &[u64]),
     found: &mut Vec<(u64, Holder)>,
 ) -> Result<(), gimli::Error> {
     let mut around: Vec<Entry<'a>> = Vec::new();
@@ -298,7 +299,13 @@ fn holders_in<'a>(
         }
         let ranges = entry.code(readers, at);
         let mut holder = None;
-        for range in &ranges {
+        // GCC puts the statements at the start of a copy among the caller's instructions before it, together with
+        // the call's own.
+        let inlined = entry.tag == gimli::DW_TAG_inlined_subroutine;
+        let early = entry.told_entry(at, &ranges).filter(|_| inlined);
+        let early = early.filter(|_| entry.call_line != Some(u64::from(line)));
+        let early = early.map(|start| start..start.saturating_add(1));
+        for range in ranges.iter().chain(&early) {
             let first = addresses.partition_point(|address| *address < range.start);
             let inside = addresses
                 .iter()

@@ -217,20 +217,35 @@ impl<'a> Entry<'a> {
         ranges
     }
 
-    /// The address where its execution starts: DW_AT_entry_pc where that lies in its code, else where the first range
-    /// (of a function) or the lowest (of an inlined copy) starts.
+    /// The address where its execution starts: DW_AT_entry_pc where that lies in its code. Of an inlined copy, GCC
+    /// moves it up among the caller's instructions; then the first code of the copy after it. Else where the first
+    /// range (of a function) or the lowest (of a copy) starts.
     pub(super) fn entry_address(&self, at: UnitAt<'_, 'a>, code: &[Range<u64>]) -> Option<u64> {
+        let starts = || code.iter().map(|range| range.start);
         let first = match self.tag {
-            gimli::DW_TAG_subprogram => code.first()?.start,
-            _ => code.iter().map(|range| range.start).min()?,
+            gimli::DW_TAG_subprogram => starts().next()?,
+            _ => starts().min()?,
         };
-        let told = match self.entry {
-            None => None,
+        let Some(told) = self.told_entry(at, code) else {
+            return Some(first);
+        };
+        if code.iter().any(|range| range.contains(&told)) {
+            return Some(told);
+        }
+        Some(
+            starts()
+                .filter(|start| *start >= told)
+                .min()
+                .unwrap_or(first),
+        )
+    }
+
+    /// What DW_AT_entry_pc says, wherever that is.
+    pub(super) fn told_entry(&self, at: UnitAt<'_, 'a>, code: &[Range<u64>]) -> Option<u64> {
+        match self.entry? {
             // A constant counts from the base address (DWARF 5, 2.18).
-            Some(AttributeValue::Udata(add)) => code.first()?.start.checked_add(add),
-            Some(value) => at.unit_ref().attr_address(value).ok().flatten(),
-        };
-        let told = told.filter(|told| code.iter().any(|range| range.contains(told)));
-        Some(told.unwrap_or(first))
+            AttributeValue::Udata(add) => code.first()?.start.checked_add(add),
+            value => at.unit_ref().attr_address(value).ok().flatten(),
+        }
     }
 }
