@@ -48,7 +48,9 @@ impl KernelSymbols {
                 // ffffffff81000000 T name	[module]
                 let (address, rest) = line.split_once(' ')?;
                 let (kind, rest) = rest.split_once(' ')?;
-                let (name, module) = rest.split_once(['\t', ' ']).unwrap_or(rest.split_at(rest.len()));
+                let (name, module) = rest
+                    .split_once(['\t', ' '])
+                    .unwrap_or(rest.split_at(rest.len()));
                 let module = module.trim().trim_start_matches('[').trim_end_matches(']');
                 let underscores = name.bytes().take_while(|b| *b == b'_').count();
                 Some(Symbol {
