@@ -243,7 +243,7 @@ impl Image {
             let mut symbols = Symbols::default();
             let headers = &self.elf.headers;
             let stubs = plt::stubs(self, named.dynamic());
-            let nameless = Table::made(NameSource::EhFrame, self.nameless(named, &stubs));
+            let nameless = Table::made(NameSource::EhFrame, self.nameless(named));
             symbols.add(nameless, headers, headers);
             symbols.add(Table::made(NameSource::Plt, stubs), headers, headers);
             symbols.sort()
@@ -251,15 +251,17 @@ impl Image {
     }
 
     /// Ranges of `.eh_frame` that no named function covers.
-    fn nameless(&self, named: &Symbols, stubs: &[Named]) -> Vec<Named> {
+    fn nameless(&self, named: &Symbols) -> Vec<Named> {
         let ranges = self.frames().map_or(&[][..], EhFrame::ranges);
         // One range describes a whole linkage table.
-        let linkage = |address: u64| {
-            let sections = plt::SECTIONS
+        let sections = plt::SECTIONS
+            .iter()
+            .filter_map(|name| self.elf.headers.section(name));
+        let tables: Vec<(u64, u64)> = sections.map(|s| (s.address, s.size)).collect();
+        let linkage = |at: u64| {
+            tables
                 .iter()
-                .filter_map(|name| self.elf.headers.section(name));
-            let mut within = sections.map(|s| address.wrapping_sub(s.address) < s.size);
-            within.any(|within| within) || stubs.iter().any(|stub| stub.address == address)
+                .any(|(start, size)| at.wrapping_sub(*start) < *size)
         };
         let mut rows: Vec<Named> = Vec::new();
         for range in ranges {

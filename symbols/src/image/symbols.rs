@@ -1,6 +1,7 @@
 //! Tables of names put together: indexed by address, names borrowed until a function is asked for.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use object::LittleEndian as LE;
@@ -143,13 +144,13 @@ impl Symbols {
             })
             .collect();
         names.sort_unstable();
-        let mut texts: Vec<String> = Vec::with_capacity(names.len());
-        for (.., name) in names {
-            let name = String::from_utf8_lossy(name).into_owned();
-            if !texts.contains(&name) {
-                texts.push(name);
-            }
-        }
+        let mut seen = HashSet::new();
+        let texts: Vec<String> = names
+            .into_iter()
+            // Most places have one name: no set is made for those.
+            .filter(|(.., name)| group.len() == 1 || seen.insert(*name))
+            .map(|(.., name)| String::from_utf8_lossy(name).into_owned())
+            .collect();
         let (size, bounds) = self.size_of(group);
         let segment_end = headers.code_end(address);
         let next = self.after(address).unwrap_or(segment_end).min(segment_end);
