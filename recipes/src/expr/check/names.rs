@@ -110,22 +110,7 @@ impl Checker<'_> {
             _ => {}
         }
         if self.scope.constant {
-            let known: Vec<String> = self
-                .scope
-                .params
-                .iter()
-                .map(|(n, _)| format!("${n}"))
-                .collect();
-            let fault = Fault::new(
-                span.clone(),
-                format!("`{name}` is not known here: only parameters are"),
-            );
-            return Err(
-                match suggest::help(&format!("${name}"), known.iter().map(String::as_str)) {
-                    Some(help) => fault.help(help),
-                    None => fault,
-                },
-            );
+            return Err(self.only_parameters(name, span));
         }
         if let Some((_, e)) = self.scope.captures.iter().find(|(n, _)| n == name) {
             return made(Kind::Capture(name.to_owned()), e.ty.clone());
@@ -160,6 +145,24 @@ impl Checker<'_> {
             "retval" => self.returned(span),
             "latency" | "elapsed" => made(Kind::Latency, Type::U64),
             _ => self.debug_name(name, span),
+        }
+    }
+
+    /// `when` and its like know no probe.
+    fn only_parameters(&self, name: &str, span: &Range<usize>) -> Fault {
+        let known: Vec<String> = self
+            .scope
+            .params
+            .iter()
+            .map(|(n, _)| format!("${n}"))
+            .collect();
+        let fault = Fault::new(
+            span.clone(),
+            format!("`{name}` is not known here: only parameters are"),
+        );
+        match suggest::help(&format!("${name}"), known.iter().map(String::as_str)) {
+            Some(help) => fault.help(help),
+            None => fault,
         }
     }
 
