@@ -1,6 +1,7 @@
 //! The crate against real files and programs: what Debian ships, and fixtures compiled on the spot.
 
 mod debug_files;
+mod dwarf;
 mod eh_frame;
 mod fixtures;
 mod go;
