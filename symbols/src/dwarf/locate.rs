@@ -8,7 +8,8 @@ use std::sync::Arc;
 use gimli::{DwoId, SectionId};
 
 use super::load::DebugSections;
-use super::readers::{UnitList, find_id, sections};
+use super::readers::{UnitList, sections};
+use super::split::find_id;
 
 /// The package of `.dwo` files, `FILE.dwp` beside the program or its debug file. Its units are known by their IDs, so
 /// a foreign one does no harm.

@@ -2,7 +2,7 @@
 //!
 //! - `load`: one file's sections, unpacked;
 //! - `locate`: the files that belong to it: supplementary ones, `.dwo`, `.dwp`;
-//! - `readers`, `split`: all of them together, and their units, parsed when needed;
+//! - `readers`, `split`, `offsets`: all of them together, and their units, parsed when needed;
 //! - `walk`: one pass over a unit; `names`: which units need one;
 //! - `functions`: functions with code of their own; `inlined`: their copies in others;
 //! - `lines`, `paths`: from a line to addresses;
@@ -15,6 +15,7 @@ mod lines;
 mod load;
 mod locate;
 mod names;
+mod offsets;
 mod paths;
 mod readers;
 mod split;

@@ -5,14 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use gimli::{
-    AttributeValue, DebugInfoOffset, DwoId, LittleEndian, Section, SectionId, UnitOffset, UnitType,
-};
+use gimli::{AttributeValue, DebugInfoOffset, DwoId, LittleEndian, Section, SectionId, UnitOffset};
 
 use object::elf;
 
 use super::frames::Answering;
 use super::load::DebugSections;
+use super::offsets::unit_offsets;
 use super::split::Split;
 use crate::image::Image;
 
@@ -475,45 +474,4 @@ fn reader<'a>(file: &'a DebugSections, name: &str) -> Reader<'a> {
 pub(super) fn path_of(bytes: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     PathBuf::from(std::ffi::OsStr::from_bytes(bytes))
-}
-
-/// The number of the unit that a `.dwo` file has for this ID.
-pub(super) fn find_id(list: &UnitList<'_>, id: DwoId) -> Option<usize> {
-    (0..list.len()).find(
-        |index| match list.header(*index).map(gimli::UnitHeader::type_) {
-            Some(UnitType::SplitCompilation(found)) => found == id,
-            // Before DWARF 5, an attribute of the first entry told it.
-            Some(UnitType::Compilation) => {
-                list.here(*index).and_then(|at| at.unit.dwo_id) == Some(id)
-            }
-            _ => false,
-        },
-    )
-}
-
-/// Where the units of a `.debug_info` start, and where one starts that does not end within it.
-/// Each says only how long it is, so that those of unknown versions can be stepped over.
-fn unit_offsets(bytes: &[u8]) -> (Vec<usize>, Option<usize>) {
-    let mut offsets = Vec::new();
-    let mut at = 0;
-    while let Some(first) = bytes.get(at..).and_then(|rest| rest.first_chunk::<4>()) {
-        let short = u32::from_le_bytes(*first);
-        // 0xffffffff: the 64-bit format, with the length after it (DWARF 5, 7.4).
-        let (header, len) = if short == u32::MAX {
-            let long = bytes.get(at + 4..).and_then(|rest| rest.first_chunk::<8>());
-            (12, long.map(|long| u64::from_le_bytes(*long)))
-        } else {
-            (4, Some(u64::from(short)))
-        };
-        let len = len.and_then(|len| usize::try_from(len).ok());
-        let end = len.and_then(|len| at.checked_add(header)?.checked_add(len));
-        match end.filter(|end| *end <= bytes.len()) {
-            Some(end) => {
-                offsets.push(at);
-                at = end;
-            }
-            None => return (offsets, Some(at)),
-        }
-    }
-    (offsets, None)
 }

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use gimli::DwoId;
+use gimli::{DwoId, UnitType};
 
-use super::readers::{Reader, UnitAt, UnitList, find_id};
+use super::readers::{Reader, UnitAt, UnitList};
 
 /// The full form of a skeleton unit, and the units beside it in its file.
 pub(super) struct Split<'a> {
@@ -33,4 +33,18 @@ impl<'a> Split<'a> {
     pub(super) fn unit(&self) -> Option<UnitAt<'_, 'a>> {
         self.list.here(self.index)
     }
+}
+
+/// The number of the unit that a `.dwo` file has for this ID.
+pub(super) fn find_id(list: &UnitList<'_>, id: DwoId) -> Option<usize> {
+    (0..list.len()).find(
+        |index| match list.header(*index).map(gimli::UnitHeader::type_) {
+            Some(UnitType::SplitCompilation(found)) => found == id,
+            // Before DWARF 5, an attribute of the first entry told it.
+            Some(UnitType::Compilation) => {
+                list.here(*index).and_then(|at| at.unit.dwo_id) == Some(id)
+            }
+            _ => false,
+        },
+    )
 }
