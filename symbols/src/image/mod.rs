@@ -10,6 +10,7 @@ mod options;
 mod place;
 mod places;
 pub(crate) mod read;
+mod refuse;
 mod sources;
 mod symbols;
 pub(crate) mod table;
