@@ -104,6 +104,11 @@ fn scalar(v: u64, ty: &Type, names: Option<&[(u64, String)]>) -> Value {
     }
     match ty {
         Type::Ptr { .. } => Value::Ptr(v),
+        Type::Enum(e) => match e.name_of(v) {
+            Some(name) => Value::Name(name.to_owned()),
+            None if e.signed => Value::Int(v as i64),
+            None => Value::Uint(v),
+        },
         Type::Int { signed: true, .. } => Value::Int(v as i64),
         _ => Value::Uint(v),
     }

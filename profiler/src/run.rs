@@ -193,6 +193,7 @@ impl Run {
         run.arm(&attachments)?;
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
+        run.plan.tell_of_inlined_copies();
         for note in &run.plan.notes {
             eprintln!("uprof: {note}");
         }

@@ -93,13 +93,7 @@ impl TargetFile {
         let file = Self::open_with(&object.open_path, &object.path, options)?;
         Ok(Self {
             pids: Some(vec![pid]),
-            note: object.deleted.then(|| {
-                format!(
-                    "{} was replaced or deleted on disk since process {pid} loaded it: what the process runs is probed, not \
-                     what stands at that path now",
-                    object.path.display()
-                )
-            }),
+            note: outdated(object, pid),
             ..file
         })
     }
@@ -110,14 +104,10 @@ impl TargetFile {
         let file = Self::open_with(&process.exe(), &name, options)?;
         Ok(Self {
             pids: Some(vec![process.pid]),
-            note: process.program().is_ok_and(|o| o.deleted).then(|| {
-                format!(
-                    "{} was replaced or deleted on disk since process {} started: what the process runs is probed, not \
-                     what stands at that path now",
-                    name.display(),
-                    process.pid
-                )
-            }),
+            note: process
+                .program()
+                .ok()
+                .and_then(|object| outdated(&object, process.pid)),
             ..file
         })
     }
@@ -129,6 +119,19 @@ impl TargetFile {
             .unwrap_or_default()
             .to_string_lossy()
     }
+}
+
+/// What runs is not what stands at its path now.
+fn outdated(object: &Object, pid: u32) -> Option<String> {
+    let what = match (object.deleted, object.replaced) {
+        (false, _) => return None,
+        (true, true) => "replaced",
+        (true, false) => "deleted",
+    };
+    Some(format!(
+        "{} was {what} on disk since process {pid} loaded it: what the process runs is probed, as it was then",
+        object.path.display()
+    ))
 }
 
 /// Finds the files that SPEC means for the SELECTION. Never empty, unless the processes are yet to start.

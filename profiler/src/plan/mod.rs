@@ -17,6 +17,7 @@ mod missing;
 mod place;
 
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -24,7 +25,7 @@ use uprof_ebpf::expr as b;
 use uprof_ebpf::{Action, Expr as B, KeyPart, ProbeKind, ProbeSpec};
 use uprof_recipes as recipes;
 use uprof_recipes::{Builtin, Expr, Kind, Recipe, Type};
-use uprof_symbols::FileId;
+use uprof_symbols::{FileId, Image, Pattern};
 use uprof_symbols::site::Site;
 
 use crate::target::TargetSpec;
@@ -137,6 +138,8 @@ pub struct Plan {
     /// What the reader of the results should know.
     pub notes: Vec<String>,
     next_id: u32,
+    /// Functions that may have been inlined elsewhere, too.
+    inlined_too: Vec<(Rc<Image>, Pattern)>,
     /// The programs are loaded: there can be no further variants.
     loaded: bool,
     limits: Limits,
@@ -157,6 +160,7 @@ impl Plan {
             variants: Vec::new(),
             notes: Vec::new(),
             next_id: 0,
+            inlined_too: Vec::new(),
             loaded: false,
             limits,
         };

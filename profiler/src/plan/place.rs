@@ -1,6 +1,7 @@
 //! From function patterns to sites in the files of the processes.
 
 use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
 
 use anyhow::{Result, bail};
 use uprof_ebpf::AttachSite;
@@ -168,13 +169,57 @@ impl Plan {
         args: ArgSet,
     ) -> Result<Vec<(Option<Vec<u32>>, Sites)>> {
         let sites = file.image.sites(pattern, purpose, args)?;
+        if sites.placed.is_empty() && sites.refused.is_empty() {
+            let indirect = indirect::sites(file, pattern, purpose, args)?;
+            return Ok(match indirect.is_empty() {
+                false => indirect,
+                true => self.only_inlined(file, pattern, purpose, args)?,
+            });
+        }
         for note in &sites.notes {
             self.note(note.clone());
         }
-        if !sites.placed.is_empty() || !sites.refused.is_empty() {
-            return Ok(vec![(file.pids.clone(), sites)]);
+        if purpose == Purpose::Entry && is_one_name(pattern) {
+            self.inlined_too
+                .push((Rc::clone(&file.image), pattern.clone()));
         }
-        indirect::sites(file, pattern, purpose, args)
+        Ok(vec![(file.pids.clone(), sites)])
+    }
+
+    /// A function that the compiler put into others everywhere has no code of its own: its copies are probed.
+    fn only_inlined(
+        &mut self,
+        file: &TargetFile,
+        pattern: &Pattern,
+        purpose: Purpose,
+        args: ArgSet,
+    ) -> Result<Vec<(Option<Vec<u32>>, Sites)>> {
+        if !is_one_name(pattern) || !matches!(file.image.dwarf(), Ok(Some(_))) {
+            return Ok(Vec::new());
+        }
+        let copies = Pattern::Inlined(Box::new(pattern.clone()));
+        let sites = file.image.sites(&copies, purpose, args)?;
+        for note in &sites.notes {
+            self.note(note.clone());
+        }
+        Ok(vec![(file.pids.clone(), sites)])
+    }
+
+    /// Says of which probed functions there are copies inlined into others, which the probes do not see. Asked when
+    /// all is armed: it may take a moment.
+    pub fn tell_of_inlined_copies(&mut self) {
+        for (image, pattern) in std::mem::take(&mut self.inlined_too) {
+            let copies = match image.dwarf() {
+                Ok(Some(dwarf)) => dwarf.inlined(&pattern).map_or(0, |copies| copies.len()),
+                _ => 0,
+            };
+            if copies > 0 {
+                self.note(format!(
+                    "{pattern} was also inlined in {copies} {} that this probe does not see: add a probe on {pattern}@inlined",
+                    if copies == 1 { "place" } else { "places" }
+                ));
+            }
+        }
     }
 
     /// Gives each function the program that its own types and places of arguments ask for.
@@ -299,4 +344,9 @@ impl Plan {
             .iter()
             .position(|v| v.id == attachment.variant)
     }
+}
+
+/// A pattern that names one function, rather than any that look so.
+fn is_one_name(pattern: &Pattern) -> bool {
+    matches!(pattern, Pattern::Exact(_) | Pattern::Demangled(_))
 }

@@ -14,19 +14,32 @@ use crate::cli::SymbolsArgs;
 
 /// Lists the functions of IMAGE that PATTERN names; all without one.
 pub fn list(image: &Image, pattern: Option<&Pattern>, args: &SymbolsArgs) -> Result<()> {
-    let count = AtomicU64::new(0);
-    let what = format!("looking into {}", args.target);
-    let sites = spinner::with(&what, &|| count.load(Ordering::Relaxed), || match pattern {
-        Some(pattern) => image.sites(pattern, Purpose::Entry, ArgSet::REGISTERS),
-        None => everything(image, &count),
-    })?;
-    let mut out = Out::new(args.format);
+    let sites = find(image, pattern, args)?;
     if args.sources {
+        let mut out = Out::new(args.format);
         sources(image, &mut out)?;
+        out.flush()?;
     }
     if sites.placed.is_empty() && sites.refused.is_empty() {
         return nothing(image, pattern, args);
     }
+    write(image, &sites, args)
+}
+
+/// The functions and their sites; a spinner turns when that takes long.
+pub fn find(image: &Image, pattern: Option<&Pattern>, args: &SymbolsArgs) -> Result<Sites> {
+    let count = AtomicU64::new(0);
+    let what = format!("looking into {}", args.target);
+    let found = spinner::with(&what, &|| count.load(Ordering::Relaxed), || match pattern {
+        Some(pattern) => image.sites(pattern, Purpose::Entry, ArgSet::REGISTERS),
+        None => everything(image, &count),
+    });
+    Ok(found?)
+}
+
+/// Writes what was found, by address.
+pub fn write(image: &Image, sites: &Sites, args: &SymbolsArgs) -> Result<()> {
+    let mut out = Out::new(args.format);
     let mut rows: Vec<Row> = sites
         .placed
         .iter()
@@ -39,7 +52,7 @@ pub fn list(image: &Image, pattern: Option<&Pattern>, args: &SymbolsArgs) -> Res
             site: Err(why),
         }))
         .collect();
-    rows.sort_by_key(|row| row.address());
+    rows.sort_by_key(|row| row.function.address);
     if !out.json() {
         out.line(format_args!(
             "{:>18} {:>8} {:>7} {:14} {:14} NAME",
@@ -55,8 +68,7 @@ pub fn list(image: &Image, pattern: Option<&Pattern>, args: &SymbolsArgs) -> Res
     for note in &sites.notes {
         eprintln!("uprof: {note}");
     }
-    out.flush()?;
-    Ok(())
+    Ok(out.flush()?)
 }
 
 fn everything(image: &Image, count: &AtomicU64) -> uprof_symbols::Result<Sites> {
@@ -123,11 +135,6 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Where the probe would sit; a line's place is its own, whatever function it is in.
-    fn address(&self) -> u64 {
-        self.function.address
-    }
-
     fn write(&self, out: &mut Out) -> io::Result<()> {
         if out.json() {
             let value = self.json();

@@ -37,7 +37,7 @@ pub fn run(args: &SymbolsArgs) -> Result<ExitCode> {
         return finish(usdt::list(&image, args));
     }
     match args.pattern.as_deref().map(Pattern::parse).transpose()? {
-        Some(Pattern::Address(address)) => finish(address::show(&place, &image, address, args)),
+        Some(Pattern::Address(address)) => finish(address::show(&place, image, address, args)),
         pattern => finish(functions::list(&image, pattern.as_ref(), args)),
     }
 }
