@@ -135,13 +135,7 @@ impl Variant {
                     .arg("-o")
                     .args([&full, &source]));
             }
-            Self::Go | Self::GoStripped => {
-                let flags = if self == Self::Go { "" } else { "-s -w" };
-                run(Command::new("go")
-                    .env("GOFLAGS", "-buildvcs=false")
-                    .args(["build", "-ldflags", flags, "-o"])
-                    .args([&full, &source]));
-            }
+            Self::Go | Self::GoStripped => go_build(&[], &full, &source),
             _ => {
                 let compiler = match self {
                     Self::Cpp => "g++",
@@ -182,6 +176,10 @@ impl Variant {
     fn ship(self, home: &Path, full: &Path, program: &Path) {
         match self {
             Self::StaticStripped => strip(full, program, &[]),
+            Self::GoStripped => {
+                let source = targets().join(self.source());
+                go_build(&["-ldflags", "-s -w"], program, &source);
+            }
             // Only the debug information names anything then.
             Self::Split | Self::Package | Self::Compressed => {
                 strip(full, program, &["--keep-section=.debug_*"]);
@@ -238,6 +236,15 @@ impl Variant {
             _ => copy_file(full, program),
         }
     }
+}
+
+fn go_build(flags: &[&str], to: &Path, source: &Path) {
+    run(Command::new("go")
+        .env("GOFLAGS", "-buildvcs=false")
+        .arg("build")
+        .args(flags)
+        .arg("-o")
+        .args([to, source]));
 }
 
 /// The small symbol table as Fedora's find-debuginfo.sh makes it.
