@@ -9,14 +9,14 @@ use crate::error::Result;
 pub struct TypeId(pub(crate) u64);
 
 impl TypeId {
-    /// The handle as a number, for those who must carry it through something that knows no types.
+    /// It as an opaque number, for those who carry types without knowing of this crate.
     pub fn to_raw(self) -> u64 {
         self.0
     }
 
-    /// The handle that [`TypeId::to_raw`] gave the number of.
-    pub fn from_raw(raw: u64) -> Self {
-        Self(raw)
+    /// What [`TypeId::to_raw`] gave. Any other number is a type that the source does not have.
+    pub fn from_raw(number: u64) -> Self {
+        Self(number)
     }
 }
 

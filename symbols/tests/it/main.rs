@@ -14,4 +14,5 @@ mod process;
 mod refusals;
 mod resolve;
 mod sites;
+mod types;
 mod usdt;
