@@ -12,3 +12,4 @@ mod mysql;
 mod mysql8;
 mod output;
 mod trace;
+mod variants;

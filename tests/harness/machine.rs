@@ -44,11 +44,13 @@ pub fn need_root() {
 /// The Debian package of each program or library that a test uses.
 const PACKAGES: &[(&str, &str)] = &[
     ("as", "binutils"),
+    ("chroot", "coreutils"),
     ("g++", "g++"),
     ("gcc", "gcc"),
     ("ld", "binutils"),
     ("libjemalloc.so.2", "libjemalloc2"),
     ("libmimalloc.so.2", "libmimalloc2.0"),
+    ("libc.so.6", "libc6"),
     ("libtcmalloc_minimal.so.4", "libtcmalloc-minimal4"),
     ("mariadb", "mariadb-client"),
     ("mariadb-install-db", "mariadb-server"),
@@ -59,6 +61,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("rustc", "Rust, by rustup"),
     ("setpriv", "util-linux"),
     ("sysbench", "sysbench"),
+    ("unshare", "util-linux"),
 ];
 
 fn missing(name: &str) -> ! {

@@ -10,6 +10,8 @@ pub mod report;
 pub mod servers;
 pub mod target;
 pub mod uprof;
+#[allow(dead_code, reason = "the tests of the symbols crate build the others")]
+pub mod variants;
 
 pub use fixture::Fixture;
 pub use machine::turn;
