@@ -150,6 +150,19 @@ pub struct DebugArgs {
 }
 
 impl DebugArgs {
+    /// Whether what was asked for can be done.
+    pub fn check(&self) -> anyhow::Result<()> {
+        if self.debuginfod.as_deref() == Some("") && Debuginfod::from_environment().is_none() {
+            anyhow::bail!(
+                "--debuginfod: which server? Set DEBUGINFOD_URLS, or write --debuginfod=https://debuginfod.debian.net"
+            );
+        }
+        match self.debug_dir.iter().find(|dir| !dir.is_dir()) {
+            Some(dir) => anyhow::bail!("--debug-dir {}: there is no such folder", dir.display()),
+            None => Ok(()),
+        }
+    }
+
     /// How to open the files of process PID, or those of this system.
     pub fn options(&self, pid: Option<u32>) -> OpenOptions {
         let mut options = OpenOptions::default();

@@ -15,6 +15,7 @@ use crate::target::Selection;
 /// The processes that the user named; the command is started, and held before its first instruction.
 pub fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
     let common = &job.common;
+    common.debug.check()?;
     let mut selection = Selection {
         pids: common.pid.clone(),
         comm: common.comm.clone(),

@@ -25,6 +25,7 @@ use crate::cli::{Format, SymbolsArgs};
 
 /// `uprof symbols`
 pub fn run(args: &SymbolsArgs) -> Result<ExitCode> {
+    args.debug.check()?;
     if let Some(place) = kernel::Place::parse(&args.target)? {
         return finish(kernel::list(&place, args));
     }
