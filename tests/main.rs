@@ -13,3 +13,4 @@ mod mysql8;
 mod output;
 mod trace;
 mod variants;
+mod types;

@@ -49,7 +49,11 @@ fn trace(program: &Path, function: &str, captures: &[&str]) -> Report {
 
 /// The captures of each event.
 fn fields(report: &Report) -> Vec<Value> {
-    report.events.iter().map(|e| Value::Object(e.fields.clone())).collect()
+    report
+        .events
+        .iter()
+        .map(|e| Value::Object(e.fields.clone()))
+        .collect()
 }
 
 const CLIENT: &[&str] = &[
@@ -90,9 +94,16 @@ fn fields_when_the_debug_information_lies_elsewhere() {
     let _turn = turn();
     let full = built("typed.c", "gcc", &["-O2"]);
     let folder = tempfile::tempdir_in(scratch()).unwrap();
-    let (shipped, debug) = (folder.path().join("typed"), folder.path().join("typed.debug"));
+    let (shipped, debug) = (
+        folder.path().join("typed"),
+        folder.path().join("typed.debug"),
+    );
     let run = |args: &[&str], paths: &[&Path]| {
-        let status = Command::new(tool("objcopy")).args(args).args(paths).status().unwrap();
+        let status = Command::new(tool("objcopy"))
+            .args(args)
+            .args(paths)
+            .status()
+            .unwrap();
         assert!(status.success(), "objcopy {args:?}");
     };
     run(&["--only-keep-debug"], &[&full, &debug]);
@@ -105,7 +116,11 @@ fn fields_when_the_debug_information_lies_elsewhere() {
 fn what_is_returned_has_its_type() {
     let _turn = turn();
     let program = built("typed.c", "gcc", &["-O2"]);
-    let captures = &["wanted=wanted", "id=after(retval->id)", "nick=after(retval->nick)"];
+    let captures = &[
+        "wanted=wanted",
+        "id=after(retval->id)",
+        "nick=after(retval->nick)",
+    ];
     let report = trace(&program, "pick", captures);
     assert_eq!(
         fields(&report),
@@ -135,7 +150,10 @@ fn filters_and_keys_by_name() {
     let report = Report::parse(&std::fs::read_to_string(out.path()).unwrap());
     let probe = report.only();
     assert_eq!((probe.hits, probe.aggregated, probe.filtered), (2, 1, 1));
-    assert_eq!(Value::Object(report.summary.counts[0].key.clone()), json!({"state": "STATE_CLOSED"}));
+    assert_eq!(
+        Value::Object(report.summary.counts[0].key.clone()),
+        json!({"state": "STATE_CLOSED"})
+    );
 }
 
 #[test]
@@ -143,7 +161,13 @@ fn texts_of_cpp() {
     let _turn = turn();
     for level in ["-O0", "-O2"] {
         let program = built("typed.cc", "g++", &["-std=c++17", level]);
-        let captures = &["item=item", "note=note", "count=count", "name=this->name", "kind=this->kind"];
+        let captures = &[
+            "item=item",
+            "note=note",
+            "count=count",
+            "name=this->name",
+            "kind=this->kind",
+        ];
         let report = trace(&program, "shop::Order::add", captures);
         assert_eq!(
             fields(&report),
@@ -170,8 +194,17 @@ fn texts_of_rust() {
     let _turn = turn();
     for level in ["-Copt-level=0", "-Copt-level=2"] {
         let program = built("typed.rs", "rustc", &[level]);
-        let captures = &["verb=verb", "path=request->path", "status=request->status", "size=size"];
-        assert_eq!(fields(&trace(&program, "handle", captures)), requests(), "{level}");
+        let captures = &[
+            "verb=verb",
+            "path=request->path",
+            "status=request->status",
+            "size=size",
+        ];
+        assert_eq!(
+            fields(&trace(&program, "handle", captures)),
+            requests(),
+            "{level}"
+        );
     }
 }
 
@@ -180,7 +213,10 @@ fn texts_of_go() {
     let _turn = turn();
     let program = built("typed.go", "go", &[]);
     let captures = &["verb=verb", "path=r->path", "status=r->status", "size=size"];
-    assert_eq!(fields(&trace(&program, "main.handle", captures)), requests());
+    assert_eq!(
+        fields(&trace(&program, "main.handle", captures)),
+        requests()
+    );
 }
 
 #[test]
@@ -197,7 +233,12 @@ fn names_that_nothing_knows_are_refused_with_those_that_exist() {
     refused("x=clint->argc", &["clint", "client"]);
     refused("x=*client", &["struct client"]);
     let bare = built("typed.c", "gcc", &["-O2", "-g0"]);
-    Uprof::new(args!["trace", format!("{}:serve", bare.display()), "--capture", "x=client->argc"])
-        .run()
-        .refused(1, &["client", "no debug information"]);
+    Uprof::new(args![
+        "trace",
+        format!("{}:serve", bare.display()),
+        "--capture",
+        "x=client->argc"
+    ])
+    .run()
+    .refused(1, &["client", "no debug information"]);
 }

@@ -14,7 +14,6 @@ mod plan;
 mod recipe;
 mod report;
 mod run;
-mod shim;
 mod symbols;
 mod target;
 mod watch;

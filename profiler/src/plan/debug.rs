@@ -6,13 +6,12 @@ use uprof_recipes::{self as recipes, DebugInfo, Expr, Kind, Type};
 use uprof_symbols::image::Function;
 use uprof_symbols::site::Site;
 use uprof_symbols::types::{
-    Address, Arithmetic, Place, Scope, Shape, TextLength, TypeId, TypeModel, Variable, VariableKind,
+    Address, Arithmetic, Place, Scope, Shape, TextLength, TypeId, TypeModel, Types, Variable,
 };
 use uprof_symbols::usdt::{Operand, Usdt, UsdtArg};
 use uprof_symbols::{Image, Pattern};
 
 use crate::recipe::rendered;
-use crate::shim::Shim as _;
 use crate::target::TargetFile;
 
 /// The number of the instruction pointer among DWARF's registers (System V ABI for x86-64, figure 3.36).
@@ -53,8 +52,10 @@ pub fn bind(
 struct Known<'a> {
     image: &'a Image,
     file: String,
-    types: Option<&'a dyn TypeModel>,
+    types: Option<Types<'a>>,
     variables: Vec<Variable>,
+    /// What the function returns, where the site is its entry.
+    returned: Option<Variable>,
     /// Why there are none.
     missing: String,
     site: u64,
@@ -102,17 +103,25 @@ impl<'a> Known<'a> {
             file: file.display.display().to_string(),
             types: None,
             variables: Vec::new(),
+            returned: None,
             missing: String::new(),
             site: site.address,
             arguments,
         };
         match image.types() {
             Ok(Some(types)) => {
-                known.types = Some(types);
-                match image.variables(function, at, scope) {
+                match types.variables(function, at, scope) {
                     Ok(variables) => known.variables = variables,
                     Err(why) => known.missing = why.to_string(),
                 }
+                if let Arguments::Passed = known.arguments {
+                    // Go's several results cannot be one `retval`.
+                    known.returned = match types.returned(function).unwrap_or_default().as_slice() {
+                        [one] => Some(one.clone()),
+                        _ => None,
+                    };
+                }
+                known.types = Some(types);
             }
             Ok(None) => known.missing = known.no_debug_information(),
             Err(why) => known.missing = why.to_string(),
@@ -264,12 +273,9 @@ fn returned(place: &Place) -> Option<r::Place> {
 impl DebugInfo for Known<'_> {
     fn variable(&self, name: &str) -> Result<Option<r::Variable>, String> {
         // An inner scope's variable hides an outer one's: the innermost comes last.
-        let mut named = self
-            .variables
-            .iter()
-            .rev()
-            .filter(|v| v.name == name && v.kind != VariableKind::Return);
-        let Some(variable) = named.next() else {
+        let local = self.variables.iter().rev().find(|v| v.name == name);
+        let global = || self.types.as_ref()?.global(name).ok().flatten();
+        let Some(variable) = local.cloned().or_else(global) else {
             return Ok(None);
         };
         Ok(Some(r::Variable {
@@ -279,18 +285,11 @@ impl DebugInfo for Known<'_> {
     }
 
     fn variables(&self) -> Vec<String> {
-        let shown = self
-            .variables
-            .iter()
-            .filter(|v| !matches!(v.kind, VariableKind::Return | VariableKind::Global));
-        shown.map(|v| v.name.clone()).collect()
+        self.variables.iter().map(|v| v.name.clone()).collect()
     }
 
     fn returned(&self) -> Option<r::Variable> {
-        let variable = self
-            .variables
-            .iter()
-            .find(|v| v.kind == VariableKind::Return)?;
+        let variable = self.returned.as_ref()?;
         Some(r::Variable {
             place: returned(&variable.place)?,
             ty: type_ref(variable.ty),
@@ -317,22 +316,27 @@ impl DebugInfo for Known<'_> {
     }
 
     fn named(&self, name: &str) -> Option<r::TypeRef> {
-        self.types?.named(name).ok().flatten().map(type_ref)
+        self.types
+            .as_ref()?
+            .named(name)
+            .ok()
+            .flatten()
+            .map(type_ref)
     }
 
     fn shape(&self, ty: r::TypeRef) -> r::TypeShape {
-        match self.types {
+        match &self.types {
             Some(types) => shape(types.shape(type_id(ty))),
             None => r::TypeShape::Unsupported("a type of no source".to_owned()),
         }
     }
 
     fn size(&self, ty: r::TypeRef) -> Option<u64> {
-        self.types?.size(type_id(ty))
+        self.types.as_ref()?.size(type_id(ty))
     }
 
     fn member(&self, ty: r::TypeRef, name: &str) -> Result<r::Member, Vec<String>> {
-        let Some(types) = self.types else {
+        let Some(types) = &self.types else {
             return Err(Vec::new());
         };
         let ty = type_id(ty);
@@ -352,6 +356,7 @@ impl DebugInfo for Known<'_> {
 
     fn name(&self, ty: r::TypeRef) -> String {
         self.types
+            .as_ref()
             .map_or_else(String::new, |types| types.type_name(type_id(ty)))
     }
 

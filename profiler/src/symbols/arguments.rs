@@ -10,7 +10,6 @@ use uprof_symbols::site::Site;
 use uprof_symbols::types::{Place, Scope, Shape, TypeId, TypeModel, Variable, VariableKind};
 
 use super::Out;
-use crate::shim::Shim as _;
 use crate::cli::Format;
 
 /// The variables that an expression may name where a probe on FUNCTION would sit.
@@ -22,10 +21,13 @@ pub fn of_function(
 ) -> Result<()> {
     let Some(types) = image.types()? else {
         let why = "no debug information: arg0, arg1 ... are the arguments by position";
-        return Ok(match out.json() {
-            true => out.object(&json!({"type": "variables", "function": function.name(), "missing": why}))?,
+        match out.json() {
+            true => out.object(
+                &json!({"type": "variables", "function": function.name(), "missing": why}),
+            )?,
             false => out.line(format_args!("    {why}"))?,
-        });
+        }
+        return Ok(());
     };
     // Passing over a few instructions changes none of the arguments.
     let at = site.map_or(function.address, |site| {
@@ -35,25 +37,26 @@ pub fn of_function(
             site.address
         }
     });
-    let variables = match image.variables(function, at, Scope::Function) {
-        Ok(variables) => variables,
+    let shown = match types.variables(function, at, Scope::Function) {
+        Ok(mut variables) => {
+            if at == function.address {
+                variables.extend(types.returned(function).unwrap_or_default());
+            }
+            variables
+        }
         Err(why) => {
             out.line(format_args!("    {why}"))?;
             return Ok(());
         }
     };
-    let shown: Vec<&Variable> = variables
-        .iter()
-        .filter(|v| v.kind != VariableKind::Global)
-        .collect();
     if out.json() {
-        let list: Vec<_> = shown.iter().map(|v| json_of(types, v)).collect();
+        let list: Vec<_> = shown.iter().map(|v| json_of(&types, v)).collect();
         return Ok(
             out.object(&json!({"type": "variables", "function": function.name(), "variables": list}))?,
         );
     }
     for v in &shown {
-        write_variable(types, v, out)?;
+        write_variable(&types, v, out)?;
     }
     if shown.is_empty() {
         out.line(format_args!("    no parameters"))?;
@@ -102,7 +105,7 @@ pub fn list_type(image: &Image, name: &str, format: Format) -> Result<()> {
         );
     };
     let mut out = Out::new(format);
-    write_type(types, name, &image.path().display().to_string(), &mut out)?;
+    write_type(&types, name, &image.path().display().to_string(), &mut out)?;
     Ok(out.flush()?)
 }
 

@@ -47,9 +47,8 @@ pub fn run(args: &SymbolsArgs) -> Result<ExitCode> {
 fn finish(result: Result<()>) -> Result<ExitCode> {
     match result {
         Err(e)
-            if !e
-                .downcast_ref::<io::Error>()
-                .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe) =>
+            if e.downcast_ref::<io::Error>()
+                .is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe) =>
         {
             Err(e)
         }

@@ -41,6 +41,10 @@ impl Dwarf {
     /// # Errors
     /// The debug information there is damaged.
     pub fn frames(&self, address: u64) -> Result<Vec<SourceFrame>> {
+        // addr2line asks for the range up to the next address.
+        if address == u64::MAX {
+            return Ok(Vec::new());
+        }
         let frames = self.with(|readers| at(readers, address));
         frames.map_err(|error| Error::Dwarf {
             path: self.path().to_owned(),

@@ -1,7 +1,7 @@
 //! Addresses of one file.
 
 use super::{Frame, Module};
-use crate::image::Image;
+use crate::image::{Image, NameSource};
 
 /// One program or library, with all that it knows of its addresses. Sources are read when they are first needed.
 #[derive(Debug)]
@@ -41,9 +41,16 @@ impl FileSymbols {
             }
             if let Some(outer) = frames.last_mut() {
                 outer.offset = Some(address - function.address);
-                // Of aliases, the one that people know.
-                let same = |name: &String| function.names.contains(name);
-                if outer.function.as_ref().is_none_or(same) {
+                // Debug information has no linker's name for static functions and clones, and any of several aliases: a
+                // symbol table knows better.
+                let by_symbol = matches!(
+                    function.source,
+                    NameSource::Symtab
+                        | NameSource::Dynsym
+                        | NameSource::DebugFile
+                        | NameSource::MiniDebug
+                );
+                if by_symbol || outer.function.is_none() {
                     outer.function = Some(function.name().to_owned());
                 }
             }

@@ -46,10 +46,9 @@ pub fn compare(subject: &Subject) -> Tally {
     let mut differing = Vec::new();
     for (address, llvm) in addresses.iter().zip(theirs) {
         let ours = ours(&file, *address);
-        let symbol = symbol(&file, *address);
-        let verdict = names.judge(&ours, &llvm, &symbol);
+        let verdict = names.judge(&ours, &llvm);
         if verdict != Verdict::Same {
-            differing.push((*address, ours, llvm, symbol, verdict));
+            differing.push((*address, ours, llvm, verdict));
         }
     }
     // The other tool is much slower: it is asked where the first does not agree.
@@ -59,8 +58,8 @@ pub fn compare(subject: &Subject) -> Tally {
         compared: addresses.len(),
         differing: Vec::new(),
     };
-    for ((address, ours, llvm, symbol, verdict), gnu) in differing.into_iter().zip(second) {
-        match (verdict, names.judge(&ours, &gnu, &symbol)) {
+    for ((address, ours, llvm, verdict), gnu) in differing.into_iter().zip(second) {
+        match (verdict, names.judge(&ours, &gnu)) {
             (Verdict::Same, _) | (_, Verdict::Same) => {}
             (Verdict::But(what), _) | (_, Verdict::But(what)) => {
                 tally.differing.push(format!("{address:#x} {what}"));
@@ -74,12 +73,6 @@ pub fn compare(subject: &Subject) -> Tally {
         }
     }
     tally
-}
-
-/// The name that the symbol table has for an address.
-fn symbol(file: &FileSymbols, address: u64) -> String {
-    let function = file.image().around(address).ok().flatten();
-    function.map_or_else(String::new, |function| function.name().to_owned())
 }
 
 /// What this crate says.
@@ -111,12 +104,12 @@ impl Names {
     }
 
     /// Whether two answers are one: aliases of a function are the same.
-    fn judge(&self, ours: &Answer, theirs: &Answer, symbol: &str) -> Verdict {
+    fn judge(&self, ours: &Answer, theirs: &Answer) -> Verdict {
         if ours.len() != theirs.len() {
             return Verdict::Different;
         }
         let mut verdict = Verdict::Same;
-        for (number, (our, their)) in ours.iter().zip(theirs).enumerate() {
+        for (our, their) in ours.iter().zip(theirs) {
             let same = |name: &str| name == their.function || self.one_place(name, &their.function);
             if our.line != their.line {
                 return Verdict::Different;
@@ -128,10 +121,7 @@ impl Names {
                 verdict = Verdict::But("a directory twice");
             }
             if !same(&our.function) {
-                if number + 1 < ours.len() || !same(symbol) {
-                    return Verdict::Different;
-                }
-                verdict = Verdict::But("the name of the source, not of the symbol");
+                return Verdict::Different;
             }
         }
         verdict
