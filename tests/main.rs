@@ -12,5 +12,5 @@ mod mysql;
 mod mysql8;
 mod output;
 mod trace;
-mod variants;
 mod types;
+mod variants;

@@ -159,7 +159,9 @@ impl ProbeText {
                 "{text}: there is no probe for the return alone: write {rest} and use `retval` or `latency` \
                  in an expression, or `uprof latency`"
             ),
-            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t" if !rest.is_empty() => {
+            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t"
+                if !rest.is_empty() =>
+            {
                 bail!(
                     "{text}: this version probes functions, lines and USDT probes of programs and libraries only; \
                      kernel functions and tracepoints are not there yet (`uprof symbols --args {text}` shows their fields)"
@@ -215,18 +217,14 @@ impl ProbeText {
 fn single_colon(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     (0..bytes.len()).find(|&i| {
-        bytes[i] == b':'
-            && bytes.get(i + 1) != Some(&b':')
-            && (i == 0 || bytes[i - 1] != b':')
+        bytes[i] == b':' && bytes.get(i + 1) != Some(&b':') && (i == 0 || bytes[i - 1] != b':')
     })
 }
 
 /// `file.c:88`, without a target in front: a name with a dot, one colon, a number.
 fn is_line(text: &str) -> bool {
     text.split_once(':').is_some_and(|(file, line)| {
-        file.contains('.')
-            && !line.is_empty()
-            && line.bytes().all(|b| b.is_ascii_digit())
+        file.contains('.') && !line.is_empty() && line.bytes().all(|b| b.is_ascii_digit())
     })
 }
 
@@ -255,8 +253,16 @@ mod tests {
         ok("./king:king.c:88", "./king", "king.c:88");
         ok("./king:/^king_/", "./king", "/^king_/");
         ok("libc:memcpy@GLIBC_2.14", "libc", "memcpy@GLIBC_2.14");
-        ok("usdt:python3:python:gc__start", "python3", "usdt:python:gc__start");
-        ok("usdt:/usr/bin/python3:gc__start", "/usr/bin/python3", "usdt:*:gc__start");
+        ok(
+            "usdt:python3:python:gc__start",
+            "python3",
+            "usdt:python:gc__start",
+        );
+        ok(
+            "usdt:/usr/bin/python3:gc__start",
+            "/usr/bin/python3",
+            "usdt:*:gc__start",
+        );
         ok("usdt:python:gc__*", "", "usdt:python:gc__*");
         for bad in [
             "libc:",

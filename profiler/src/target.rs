@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow, bail};
-use uprof_symbols::process::{self, Object, Process};
 use uprof_symbols::image::OpenOptions;
+use uprof_symbols::process::{self, Object, Process};
 use uprof_symbols::{FileId, Image};
 
 use crate::cli::DebugArgs;
@@ -150,7 +150,9 @@ pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFil
                         break;
                     }
                 }
-                found.map(|o| TargetFile::of_object(&o, p.pid, selection)).transpose()
+                found
+                    .map(|o| TargetFile::of_object(&o, p.pid, selection))
+                    .transpose()
             },
             &format!("no library named {}", names.join(" or ")),
         )?,

@@ -104,7 +104,9 @@ pub enum Error {
         notes: Vec<String>,
     },
     /// A static probe that the program passes over, because nobody can tell it to listen.
-    #[error("{0} cannot be probed: its semaphore has no bytes in the file, so nothing can raise it")]
+    #[error(
+        "{0} cannot be probed: its semaphore has no bytes in the file, so nothing can raise it"
+    )]
     NoSemaphore(String),
     /// A pattern that cannot be read.
     #[error("cannot read the function pattern \"{pattern}\": {why}")]

@@ -87,7 +87,9 @@ impl<'a> Known<'a> {
         let inlined;
         // A site some instructions past the entry was chosen because all arguments are still where they were.
         let (at, scope) = match pattern {
-            Pattern::Inlined(base) if matches!(**base, Pattern::Exact(_) | Pattern::Demangled(_)) => {
+            Pattern::Inlined(base)
+                if matches!(**base, Pattern::Exact(_) | Pattern::Demangled(_)) =>
+            {
                 inlined = base.text();
                 (site.address, Scope::Inlined(&inlined))
             }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use uprof_symbols::{FileId, Pattern};
 use uprof_symbols::image::Sites;
 use uprof_symbols::process::{Object, Process};
 use uprof_symbols::site::{ArgSet, Purpose};
+use uprof_symbols::{FileId, Pattern};
 
 use crate::target::TargetFile;
 

@@ -25,8 +25,8 @@ use uprof_ebpf::expr as b;
 use uprof_ebpf::{Action, Expr as B, KeyPart, ProbeKind, ProbeSpec};
 use uprof_recipes as recipes;
 use uprof_recipes::{Builtin, Expr, Kind, Recipe, Type};
-use uprof_symbols::{FileId, Image, Pattern};
 use uprof_symbols::site::Site;
+use uprof_symbols::{FileId, Image, Pattern};
 
 use crate::target::TargetSpec;
 use lower::Lowering;

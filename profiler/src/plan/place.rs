@@ -6,9 +6,9 @@ use std::rc::Rc;
 use anyhow::{Result, bail};
 use uprof_ebpf::AttachSite;
 use uprof_recipes as recipes;
+use uprof_symbols::Pattern;
 use uprof_symbols::image::{Function, Sites};
 use uprof_symbols::site::{ArgSet, Purpose, Site};
-use uprof_symbols::Pattern;
 
 use super::hazard::refuse_if_harmful;
 use super::missing::not_found;

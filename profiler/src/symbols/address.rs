@@ -17,10 +17,7 @@ pub fn show(place: &File, image: Image, address: u64, args: &SymbolsArgs) -> Res
     if let Some(pid) = place.pid {
         let mut symbolizer = Symbolizer::with_options(args.debug.options(Some(pid)));
         let frames = match address {
-            KERNEL.. => symbolizer
-                .kernel_function(address)?
-                .into_iter()
-                .collect(),
+            KERNEL.. => symbolizer.kernel_function(address)?.into_iter().collect(),
             _ => symbolizer.frames(pid, address)?,
         };
         if frames.is_empty() {

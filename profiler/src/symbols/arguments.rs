@@ -51,9 +51,9 @@ pub fn of_function(
     };
     if out.json() {
         let list: Vec<_> = shown.iter().map(|v| json_of(&types, v)).collect();
-        return Ok(
-            out.object(&json!({"type": "variables", "function": function.name(), "variables": list}))?,
-        );
+        return Ok(out.object(
+            &json!({"type": "variables", "function": function.name(), "variables": list}),
+        )?);
     }
     for v in &shown {
         write_variable(&types, v, out)?;
@@ -92,7 +92,10 @@ fn write_variable(types: &dyn TypeModel, v: &Variable, out: &mut Out) -> io::Res
         (_, VariableKind::Local) => "  (local)".to_owned(),
         _ => String::new(),
     };
-    out.line(format_args!("    {what:20} {}{note}", types.type_name(v.ty)))
+    out.line(format_args!(
+        "    {what:20} {}{note}",
+        types.type_name(v.ty)
+    ))
 }
 
 /// `--type`: the fields of a type of IMAGE.

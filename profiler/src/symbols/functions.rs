@@ -182,7 +182,11 @@ fn aliases(f: &Function) -> String {
     match f.names.len() {
         0 | 1 => String::new(),
         n => {
-            let shown: Vec<&str> = f.names[1..].iter().take(SHOWN).map(String::as_str).collect();
+            let shown: Vec<&str> = f.names[1..]
+                .iter()
+                .take(SHOWN)
+                .map(String::as_str)
+                .collect();
             let more = if n - 1 > SHOWN { ", ..." } else { "" };
             format!("  (also {}{more})", shown.join(", "))
         }

@@ -91,10 +91,10 @@ fn function(types: &KernelTypes, f: &KernelFunction, detailed: bool, out: &mut O
             .iter()
             .map(|p| json!({"name": p.name, "type": types.type_name(p.ty)}))
             .collect();
-        return Ok(
-            out.object(&json!({"type": "kernel-function", "name": f.name, "module": f.module,
-                "parameters": parameters, "returns": returns, "variadic": f.variadic}))?,
-        );
+        return Ok(out.object(
+            &json!({"type": "kernel-function", "name": f.name, "module": f.module,
+                "parameters": parameters, "returns": returns, "variadic": f.variadic}),
+        )?);
     }
     let module = f
         .module
@@ -105,7 +105,11 @@ fn function(types: &KernelTypes, f: &KernelFunction, detailed: bool, out: &mut O
     }
     out.line(format_args!("kernel:{}{module}", f.name))?;
     for (index, p) in f.parameters.iter().enumerate() {
-        let name = if p.name.is_empty() { "(no name)" } else { &p.name };
+        let name = if p.name.is_empty() {
+            "(no name)"
+        } else {
+            &p.name
+        };
         out.line(format_args!(
             "    arg{index}  {name:20} {}",
             types.type_name(p.ty)

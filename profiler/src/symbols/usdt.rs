@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
-use uprof_symbols::usdt::Usdt;
 use uprof_symbols::Image;
+use uprof_symbols::usdt::Usdt;
 
 use super::Out;
 use crate::cli::SymbolsArgs;

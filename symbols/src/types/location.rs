@@ -45,7 +45,7 @@ pub(super) fn place<'a>(expression: Expression<Reader<'a>>, here: &Here<'_, '_, 
 
 /// Whether it counts from the frame's base, which holds only when the function has set up its frame.
 pub(super) fn uses_frame(expression: &Expression<Reader<'_>>, die: &Die<'_, '_>) -> bool {
-    let mut operations = expression.clone().operations(die.unit.unit.encoding());
+    let mut operations = expression.operations(die.unit.unit.encoding());
     while let Ok(Some(operation)) = operations.next() {
         if matches!(
             operation,
@@ -273,7 +273,6 @@ impl<'a> Machine<'_, '_, 'a> {
         let base = self
             .here
             .frame_base
-            .clone()
             .ok_or("in a frame whose base is not known here")?;
         // A frame base that counts from the frame base would go round in a circle.
         let inner = Here {

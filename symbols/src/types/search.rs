@@ -113,7 +113,7 @@ fn integer(name: &str) -> Option<Vec<String>> {
             "unsigned" | "signed" | "long" | "short" | "int" | "char"
         )
     };
-    if words.is_empty() || !words.iter().all(|word| known(word)) {
+    if words.is_empty() || !words.iter().all(known) {
         return None;
     }
     // "int" says nothing beside others, nor does "signed" except for char.

@@ -426,7 +426,7 @@ impl<'r, 'a> Site<'_, 'r, 'a> {
         let intact = |register| self.intact(register);
         let here = Here {
             die,
-            frame_base: self.frame_base.clone(),
+            frame_base: self.frame_base,
             cfa: self.cfa.as_ref(),
             intact: &intact,
         };

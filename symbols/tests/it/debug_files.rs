@@ -383,7 +383,7 @@ fn from_debuginfod_when_asked_for() {
         );
     }
     // the second time it came from the cache
-    assert_eq!(*server.asked.lock().unwrap(), [path.clone()]);
+    assert_eq!(*server.asked.lock().unwrap(), std::slice::from_ref(&path));
 
     let missing = serve(Vec::new());
     for _ in 0..2 {

@@ -30,10 +30,8 @@ impl Stopped {
             }
         }
         // SAFETY: registers are plain numbers.
-        let mut stopped = Self {
-            pid,
-            registers: unsafe { std::mem::zeroed() },
-        };
+        let registers = unsafe { std::mem::zeroed() };
+        let mut stopped = Self { pid, registers };
         stopped.wait_for_trap();
         let start = stopped.bias(program) + address;
         let original = stopped.peek(start);
@@ -68,10 +66,8 @@ impl Stopped {
 
     fn go_on(&self, signal: i32) {
         // SAFETY: only numbers are passed.
-        assert_eq!(
-            unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, i64::from(signal)) },
-            0
-        );
+        let done = unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, i64::from(signal)) };
+        assert_eq!(done, 0);
     }
 
     fn resume(&self) {
@@ -100,10 +96,8 @@ impl Stopped {
 
     fn poke(&self, at: u64, word: u64) {
         // SAFETY: only numbers are passed.
-        assert_eq!(
-            unsafe { libc::ptrace(libc::PTRACE_POKEDATA, self.pid, at, word) },
-            0
-        );
+        let done = unsafe { libc::ptrace(libc::PTRACE_POKEDATA, self.pid, at, word) };
+        assert_eq!(done, 0);
     }
 
     /// Bytes of its memory.
