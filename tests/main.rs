@@ -3,6 +3,7 @@
 
 mod command;
 mod count;
+mod elsewhere;
 mod errors;
 mod harness;
 mod house;

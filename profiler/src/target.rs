@@ -336,11 +336,18 @@ fn not_loaded_yet(
 }
 
 fn by_path(path: &Path, selection: &Selection) -> Result<Vec<TargetFile>> {
+    if selection.named() && !selection.pids.is_empty() {
+        let known = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        return in_each(
+            selection,
+            |process| as_mapped(path, &known, process, selection).map(Some),
+            "no such file",
+        );
+    }
     let file = TargetFile::open(path, path, selection)?;
     if selection.named() {
-        let pids = selection.pids.clone();
         return Ok(vec![TargetFile {
-            pids: Some(pids),
+            pids: Some(Vec::new()),
             ..file
         }]);
     }
@@ -351,7 +358,48 @@ fn by_path(path: &Path, selection: &Selection) -> Result<Vec<TargetFile>> {
             path.display()
         );
     }
-    Ok(vec![file])
+    let id = file.image.file_id();
+    let mut files = vec![file];
+    // What was replaced runs on as it was.
+    for process in process::by_exe(path) {
+        if FileId::of(&process.exe()).is_ok_and(|running| running != id) {
+            files.push(TargetFile {
+                pids: None,
+                ..TargetFile::of_exe(&process, selection)?
+            });
+        }
+    }
+    Ok(files)
+}
+
+/// The file at PATH (KNOWN without links) as PROCESS has it mapped, which may be an older one, or one of another root;
+/// as it is here where the process has not loaded it.
+fn as_mapped(
+    path: &Path,
+    known: &Path,
+    process: &Process,
+    selection: &Selection,
+) -> Result<TargetFile> {
+    let id = FileId::of(path).ok();
+    // A container's or chroot's path is below its own root.
+    let root = PathBuf::from(format!("/proc/{}/root", process.pid));
+    let inner = FileId::of(&root.join(path.strip_prefix("/").unwrap_or(path))).ok();
+    let objects = process.objects()?;
+    let same = |id: Option<FileId>| objects.iter().find(move |o| Some(o.id) == id);
+    let mapped = same(id)
+        .or_else(|| same(inner))
+        .or_else(|| objects.iter().find(|o| o.path == known || o.path == path));
+    if let Some(object) = mapped {
+        return Ok(TargetFile {
+            // As the user wrote it.
+            display: path.to_owned(),
+            ..TargetFile::of_object(object, process.pid, selection)?
+        });
+    }
+    Ok(TargetFile {
+        pids: Some(vec![process.pid]),
+        ..TargetFile::open(path, path, selection)?
+    })
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {

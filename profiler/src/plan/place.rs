@@ -168,13 +168,29 @@ impl Plan {
         purpose: Purpose,
         args: ArgSet,
     ) -> Result<Vec<(Option<Vec<u32>>, Sites)>> {
+        // What new programs call by a name comes before functions that only older ones still know by it (memcpy).
+        if is_one_name(pattern) {
+            let indirect = indirect::sites(file, pattern, purpose, args)?;
+            if !indirect.is_empty() {
+                return Ok(indirect);
+            }
+        }
         let sites = file.image.sites(pattern, purpose, args)?;
         if sites.placed.is_empty() && sites.refused.is_empty() {
-            let indirect = indirect::sites(file, pattern, purpose, args)?;
-            return Ok(match indirect.is_empty() {
-                false => indirect,
-                true => self.only_inlined(file, pattern, purpose, args)?,
-            });
+            return match is_one_name(pattern) {
+                true => self.only_inlined(file, pattern, purpose, args),
+                false => indirect::sites(file, pattern, purpose, args),
+            };
+        }
+        if matches!(pattern, Pattern::Glob(_) | Pattern::Regex(_))
+            && let names = file.image.find_ifuncs(pattern)?
+            && !names.is_empty()
+        {
+            self.note(format!(
+                "{pattern} also matches {} indirect functions, which are probed only when named one by one: {}",
+                names.len(),
+                some_of(&names)
+            ));
         }
         for note in &sites.notes {
             self.note(note.clone());
@@ -194,7 +210,7 @@ impl Plan {
         purpose: Purpose,
         args: ArgSet,
     ) -> Result<Vec<(Option<Vec<u32>>, Sites)>> {
-        if !is_one_name(pattern) || !matches!(file.image.dwarf(), Ok(Some(_))) {
+        if !matches!(file.image.dwarf(), Ok(Some(_))) {
             return Ok(Vec::new());
         }
         let copies = Pattern::Inlined(Box::new(pattern.clone()));
@@ -349,4 +365,11 @@ impl Plan {
 /// A pattern that names one function, rather than any that look so.
 fn is_one_name(pattern: &Pattern) -> bool {
     matches!(pattern, Pattern::Exact(_) | Pattern::Demangled(_))
+}
+
+/// The first few names of a list.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
 }
