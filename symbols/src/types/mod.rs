@@ -4,11 +4,12 @@
 //! - [`place`]: where a value is ([`Place`], [`Variable`]);
 //! - `naming`: types as C writes them, records flattened: what both sources share;
 //! - `source`, `search`, `die`, `shapes`, `text`: the types of DWARF ([`Types`]);
-//! - `variables`, `scope`, `location`: what is in scope at an instruction, and where;
+//! - `variables`, `globals`, `scope`, `location`: what is in scope at an instruction, and where;
 //! - `abi`, `passing`: where parameters are when a function is entered, where DWARF does not say.
 
 mod abi;
 mod die;
+mod globals;
 mod location;
 pub mod model;
 pub(crate) mod naming;

@@ -155,19 +155,6 @@ impl Types<'_> {
         })
     }
 
-    /// A variable of the file by its name (as its declaration or the linker has it): a C global or static one, a C++ static member.
-    ///
-    /// # Errors
-    /// The debug information cannot be read.
-    pub fn global(&self, name: &str) -> Result<Option<Variable>> {
-        Ok(self.linked(|linked| {
-            let units = linked.view.readers.units().len();
-            (0..units)
-                .filter_map(|unit| linked.view.root(unit))
-                .find_map(|root| global_in(linked.view, &root, name))
-        }))
-    }
-
     fn with_site<T>(
         &self,
         function: &Function,
@@ -322,44 +309,6 @@ fn prologue_end(die: &Die<'_, '_>, start: u64) -> Option<u64> {
             inside = true;
         } else if inside && row.address() > start && (row.is_stmt() || row.prologue_end()) {
             return Some(row.address());
-        }
-    }
-    None
-}
-
-fn global_in<'r, 'a>(view: View<'r, 'a>, root: &Die<'r, 'a>, name: &str) -> Option<Variable> {
-    let last = name.rsplit("::").next().unwrap_or(name);
-    let mut scopes = vec![root.clone()];
-    while let Some(scope) = scopes.pop() {
-        for child in view.children(&scope) {
-            match child.tag() {
-                gimli::DW_TAG_namespace | gimli::DW_TAG_module => scopes.push(child),
-                gimli::DW_TAG_variable if child.attr(gimli::DW_AT_location).is_some() => {
-                    let linked_as = view
-                        .inherited(&child, linkage_name)
-                        .is_some_and(|own| own == name);
-                    if linked_as
-                        || view
-                            .inherited(&child, Die::name)
-                            .is_some_and(|own| own == name || own == last)
-                    {
-                        let here = Here {
-                            die: &child,
-                            frame_base: None,
-                            cfa: None,
-                            intact: &|_| false,
-                        };
-                        let location = child.attr(gimli::DW_AT_location)?.exprloc_value()?;
-                        return Some(Variable {
-                            name: view.inherited(&child, Die::name).unwrap_or_default(),
-                            ty: view.type_id_of(&child),
-                            place: location::place(location, &here),
-                            kind: VariableKind::Global,
-                        });
-                    }
-                }
-                _ => {}
-            }
         }
     }
     None

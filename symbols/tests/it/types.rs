@@ -240,6 +240,112 @@ fn parameters_at_entry_are_what_the_caller_passed() {
     }
 }
 
+/// Locals and inlined copies, in the middle of functions.
+#[test]
+fn variables_are_where_the_debug_information_says() {
+    let source = r#"
+#include <stdlib.h>
+volatile long sink;
+static inline __attribute__((always_inline)) long helper(long given, int twice) { long local = given * twice; sink = local; return local + sink; }
+__attribute__((noinline, noclone)) long outer(long first, int second) {
+    long mine = first + 1;
+    sink = mine;
+    for (int i = 0; i < 1; i++) { long inner = mine * 2; sink += helper(inner, second); mine += abs((int)sink); }
+    return mine + second;
+}
+int main(void) { return outer(20, 3) == 0; }
+"#;
+    let shop = Workshop::new();
+    for level in ["-O0", "-Og", "-O2"] {
+        let program = shop.gcc("inner", "inner.c", source, &["-g", level]);
+        let image = Image::open(&program).unwrap();
+        let types = image.types().unwrap().unwrap();
+        let function = one(&image, "outer");
+        let truth = [
+            ("first", 20),
+            ("second", 3),
+            ("mine", 21),
+            ("i", 0),
+            ("inner", 42),
+            ("given", 42),
+            ("twice", 3),
+            ("local", 126),
+        ];
+        let boundaries = instructions(&program, function.address, function.end);
+        let (mut seen, mut inlined) = (std::collections::BTreeSet::new(), false);
+        // Where the program comes to first, every variable has the value of that time.
+        for at in boundaries {
+            let scopes = [Scope::Function, Scope::Inlined("helper")];
+            let all: Vec<Variable> = scopes
+                .iter()
+                .filter_map(|scope| types.variables(&function, at, *scope).ok())
+                .flatten()
+                .collect();
+            inlined |= types
+                .variables(&function, at, Scope::Inlined("helper"))
+                .is_ok();
+            let Some(stopped) = Stopped::before_end(&program, at) else {
+                continue;
+            };
+            for variable in all {
+                let Some((_, value)) = truth.iter().find(|(name, _)| *name == variable.name) else {
+                    continue;
+                };
+                let size = types.size(variable.ty).unwrap() as usize;
+                let Ok(found) = stopped.value(&variable.place, size, at) else {
+                    continue;
+                };
+                let found = number(&[(variable.name.clone(), Ok(found))], &variable.name);
+                // A variable changes, and has no value before it is set: parameters do not.
+                if matches!(
+                    variable.kind,
+                    uprof_symbols::types::VariableKind::Parameter { .. }
+                ) && !["given", "twice"].contains(&variable.name.as_str())
+                {
+                    assert_eq!(
+                        found, *value,
+                        "{} at {at:#x} of {level}: {:?}",
+                        variable.name, variable.place
+                    );
+                }
+                if found == *value {
+                    seen.insert(variable.name.clone());
+                }
+            }
+        }
+        assert!(inlined, "helper was not inlined at {level}");
+        for name in ["first", "second", "mine", "inner", "given"] {
+            assert!(
+                seen.contains(name),
+                "{name} was nowhere to be seen at {level}: {seen:?}"
+            );
+        }
+    }
+}
+
+/// The addresses of a function's instructions, as objdump decodes them.
+fn instructions(program: &std::path::Path, start: u64, end: u64) -> Vec<u64> {
+    let mut objdump = Command::new("objdump");
+    let range = [
+        format!("--start-address={start:#x}"),
+        format!("--stop-address={end:#x}"),
+    ];
+    let listing = run(
+        "objdump",
+        objdump
+            .arg("-d")
+            .arg("--no-show-raw-insn")
+            .args(range)
+            .arg(program),
+    );
+    let addresses = listing
+        .lines()
+        .filter_map(|line| u64::from_str_radix(line.split_once(":\t")?.0.trim(), 16).ok());
+    addresses
+        .filter(|address| (start..end).contains(address))
+        .collect()
+}
+
 #[test]
 fn cpp_references_bases_and_strings() {
     let source = r#"

@@ -1,5 +1,6 @@
 //! A program stopped at one instruction, and places evaluated on its registers and memory: what a probe would see.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -10,11 +11,17 @@ use uprof_symbols::types::{Address, Arithmetic, Place};
 pub struct Stopped {
     pid: libc::pid_t,
     registers: libc::user_regs_struct,
+    ended: Cell<bool>,
 }
 
 impl Stopped {
     /// Runs PROGRAM until it comes to ADDRESS (in the file's own terms).
     pub fn at(program: &Path, address: u64) -> Self {
+        Self::before_end(program, address).expect("the program ended before it came there")
+    }
+
+    /// As [`Self::at`]; `None` if the program ends before it comes there.
+    pub fn before_end(program: &Path, address: u64) -> Option<Self> {
         let path = CString::new(program.as_os_str().as_bytes()).unwrap();
         // SAFETY: between fork and exec the child makes system calls alone.
         let pid = unsafe { libc::fork() };
@@ -31,33 +38,45 @@ impl Stopped {
         }
         // SAFETY: registers are plain numbers.
         let registers = unsafe { std::mem::zeroed() };
-        let mut stopped = Self { pid, registers };
-        stopped.wait_for_trap();
+        let mut stopped = Self {
+            pid,
+            registers,
+            ended: Cell::new(false),
+        };
+        assert!(
+            stopped.wait_for_trap(),
+            "{} does not start",
+            program.display()
+        );
         let start = stopped.bias(program) + address;
         let original = stopped.peek(start);
         stopped.poke(start, original & !0xff | 0xcc);
-        stopped.resume();
+        stopped.go_on(0);
+        if !stopped.wait_for_trap() {
+            return None;
+        }
         // SAFETY: the kernel writes one struct of this type.
         let got = unsafe { libc::ptrace(libc::PTRACE_GETREGS, pid, 0, &raw mut stopped.registers) };
         assert_eq!(got, 0);
         stopped.registers.rip -= 1;
         assert_eq!(stopped.registers.rip, start, "it stopped elsewhere");
         stopped.poke(start, original);
-        stopped
+        Some(stopped)
     }
 
-    fn wait_for_trap(&self) {
+    /// Whether it stopped; otherwise it has ended.
+    fn wait_for_trap(&self) -> bool {
         loop {
             let mut status = 0;
             // SAFETY: the kernel writes one number.
             let waited = unsafe { libc::waitpid(self.pid, &raw mut status, libc::__WALL) };
             assert_eq!(waited, self.pid);
-            assert!(
-                libc::WIFSTOPPED(status),
-                "the program ended before it came there: {status:#x}"
-            );
+            if !libc::WIFSTOPPED(status) {
+                self.ended.set(true);
+                return false;
+            }
             match libc::WSTOPSIG(status) {
-                libc::SIGTRAP => return,
+                libc::SIGTRAP => return true,
                 // Go's runtime signals its own threads.
                 signal => self.go_on(signal),
             }
@@ -68,11 +87,6 @@ impl Stopped {
         // SAFETY: only numbers are passed.
         let done = unsafe { libc::ptrace(libc::PTRACE_CONT, self.pid, 0, i64::from(signal)) };
         assert_eq!(done, 0);
-    }
-
-    fn resume(&self) {
-        self.go_on(0);
-        self.wait_for_trap();
     }
 
     /// Where the program is loaded, less where it wants to be.
@@ -173,6 +187,9 @@ impl Stopped {
 
 impl Drop for Stopped {
     fn drop(&mut self) {
+        if self.ended.get() {
+            return;
+        }
         // SAFETY: the child is ours and has not been waited for, so its number is still its own.
         unsafe {
             libc::kill(self.pid, libc::SIGKILL);
