@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use uprof_symbols::dwarf::Dwarf;
+use uprof_symbols::resolve::FileSymbols;
 use uprof_symbols::site::{ArgSet, Purpose};
 use uprof_symbols::{Image, OpenOptions, Pattern, eh_frame};
 
@@ -80,5 +82,34 @@ pub fn image(path: &Path, options: OpenOptions) -> usize {
         image.exports("main"),
         image.imports("strlen"),
     );
-    functions.len()
+    if let Ok(Some(dwarf)) = image.dwarf() {
+        debug_information(dwarf, image.entry_point());
+    }
+    let _ = image.usdt();
+    let count = functions.len();
+    let file = FileSymbols::new(image);
+    for function in functions.iter().step_by(count / CLOSELY + 1) {
+        let _ = file.frames(function.address);
+        let _ = file.frames(function.end.saturating_sub(1));
+    }
+    count
+}
+
+/// What only debug information tells.
+fn debug_information(dwarf: &Dwarf, entry: u64) {
+    let _ = dwarf.functions();
+    for text in ["inlined_work", "*work*", "/^say$/"] {
+        let Ok(pattern) = Pattern::parse(text) else {
+            continue;
+        };
+        let _ = dwarf.functions_named(&pattern);
+        let _ = dwarf.inlined(&pattern);
+    }
+    for line in [1, 66, 79, u32::MAX] {
+        let _ = dwarf.places_of_line("ways.c", line);
+    }
+    for address in [0, entry, entry.wrapping_add(0x100), u64::MAX - 1] {
+        let _ = dwarf.frames(address);
+    }
+    let _ = dwarf.notes();
 }
