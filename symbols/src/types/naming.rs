@@ -81,7 +81,16 @@ impl Writer<'_> {
                 Some(Link::Pointer(..)) => {
                     self.declare(of, spaced(qualifier, &declarator), depth + 1)
                 }
-                _ => format!("{qualifier} {}", self.declare(of, declarator, depth + 1)),
+                _ => {
+                    let inner = self.declare(of, declarator, depth + 1);
+                    // A constant array of constant elements is described as both.
+                    let twice = inner.starts_with(&format!("{qualifier} "));
+                    if twice {
+                        inner
+                    } else {
+                        format!("{qualifier} {inner}")
+                    }
+                }
             },
             Link::Array(of, count) => {
                 let count = count.map(|count| count.to_string()).unwrap_or_default();

@@ -9,6 +9,10 @@ use super::source::size;
 
 /// No convention passes a value of more scalars than this in registers (Go has 9 general ones and 15 for floats).
 const MAX_LEAVES: usize = 24;
+/// How many types one value may be made of before it counts as passed in memory: a damaged type can contain itself.
+const MAX_STEPS: usize = 256;
+/// Nothing larger is passed by value: it would not fit on a stack.
+const MAX_SIZE: u64 = 1 << 32;
 /// DW_CC_pass_by_reference (DWARF 5, 3.3.1.1): on a class, by DW_AT_calling_convention.
 const PASS_BY_REFERENCE: u8 = 4;
 
@@ -45,10 +49,10 @@ fn producer(die: &Die<'_, '_>) -> Option<String> {
 
 /// A type as a calling convention sees it; `None` where its size is unknown.
 pub(super) fn passed(linked: &Linked<'_, '_, '_>, ty: TypeId) -> Option<Passed> {
-    let size = size(linked, ty)?;
+    let size = size(linked, ty).filter(|size| *size <= MAX_SIZE)?;
     let shape = linked.view.shape(ty, linked.find);
     let mut leaves = Vec::new();
-    let mut complete = add_leaves(linked, ty, 0, &mut leaves, MAX_LEAVES).is_some();
+    let mut complete = add_leaves(linked, ty, 0, &mut leaves, &mut { MAX_STEPS }).is_some();
     leaves.sort_by_key(|leaf| (leaf.offset, leaf.bytes));
     leaves.dedup();
     let overlaps = leaves.windows(2).any(|pair| match pair {
@@ -90,9 +94,9 @@ fn add_leaves(
     ty: TypeId,
     at: u64,
     leaves: &mut Vec<Leaf>,
-    depth: usize,
+    left: &mut usize,
 ) -> Option<()> {
-    let depth = depth.checked_sub(1)?;
+    *left = left.checked_sub(1)?;
     let mut add = |bytes: u64, kind| {
         leaves.push(Leaf {
             offset: at,
@@ -130,7 +134,7 @@ fn add_leaves(
                     of,
                     at.checked_add(index.checked_mul(each)?)?,
                     leaves,
-                    depth,
+                    left,
                 )
             })
         }
@@ -138,7 +142,7 @@ fn add_leaves(
             flatten(linked, ty).into_iter().try_for_each(|member| {
                 let at = at.checked_add(member.offset)?;
                 match member.bits {
-                    None => add_leaves(linked, member.ty, at, leaves, depth),
+                    None => add_leaves(linked, member.ty, at, leaves, left),
                     Some(bits) => {
                         leaves.push(Leaf {
                             offset: at,

@@ -9,6 +9,9 @@ use crate::demangle::without_parameters;
 use crate::dwarf::Reader;
 use crate::image::Function;
 
+/// No function at hand has more than 60 parameters; a damaged one may seem to have millions.
+const MAX_PARAMETERS: usize = 1024;
+
 impl<'r, 'a> View<'r, 'a> {
     /// The function that has code at an address; where several do (folded into one by the linker), the one that
     /// FUNCTION names.
@@ -104,6 +107,7 @@ impl<'r, 'a> View<'r, 'a> {
     ) -> (Vec<Die<'r, 'a>>, Vec<Die<'r, 'a>>) {
         let (mut parameters, mut locals) = (Vec::new(), Vec::new());
         self.declared_in(scope, at, 0, &mut parameters, &mut locals);
+        parameters.truncate(MAX_PARAMETERS);
         (self.complete(scope, parameters), locals)
     }
 
@@ -142,6 +146,7 @@ impl<'r, 'a> View<'r, 'a> {
         };
         let mut all = Vec::new();
         self.declared_in(&origin, u64::MAX, 0, &mut all, &mut Vec::new());
+        all.truncate(MAX_PARAMETERS);
         let from = |die: &Die<'r, 'a>| {
             self.follow(die, gimli::DW_AT_abstract_origin)
                 .and_then(|origin| origin.id(0))

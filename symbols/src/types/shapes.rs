@@ -176,8 +176,10 @@ impl<'r, 'a> View<'r, 'a> {
             .map(|range| {
                 let lower = range.number(gimli::DW_AT_lower_bound).unwrap_or(0);
                 let upper = || match range.attr(gimli::DW_AT_upper_bound)? {
-                    // GCC: -1 for `a[0]`, at the width of the index.
-                    value if value.sdata_value() == Some(-1) => Some(0),
+                    // GCC: -1 for `a[0]`. In one or two bytes it is the end of an array of 256 or 65536.
+                    AttributeValue::Sdata(-1)
+                    | AttributeValue::Data4(u32::MAX)
+                    | AttributeValue::Data8(u64::MAX) => Some(0),
                     value => value.udata_value()?.checked_sub(lower)?.checked_add(1),
                 };
                 range.number(gimli::DW_AT_count).or_else(upper)

@@ -49,7 +49,7 @@ impl<'r, 'a> View<'r, 'a> {
     fn rust_text(&self, name: &str, size: u64, members: &[Member]) -> Option<Text> {
         let at = |name: &str| members.iter().find(|member| member.name == name);
         let length = |member: &Member, base: u64| TextLength::At {
-            offset: base + member.offset,
+            offset: base.wrapping_add(member.offset),
             bytes: 8,
         };
         if let (Some(pointer), Some(len)) = (at("data_ptr"), at("length")) {
