@@ -40,6 +40,8 @@ pub fn of_function(
     let shown = match types.variables(function, at, Scope::Function) {
         Ok(mut variables) => {
             if at == function.address {
+                // Nothing has been put into local variables yet.
+                variables.retain(|v| v.kind != VariableKind::Local);
                 variables.extend(types.returned(function).unwrap_or_default());
             }
             variables

@@ -17,6 +17,7 @@ mod locate;
 mod names;
 mod offsets;
 mod paths;
+mod ranges;
 mod readers;
 mod split;
 mod walk;
@@ -33,6 +34,7 @@ pub use functions::DwarfFunction;
 pub use inlined::InlinedCopy;
 pub use lines::{LinePlace, LinePlaces};
 use load::DebugSections;
+pub(crate) use ranges::ranges_of;
 use readers::Files;
 pub(crate) use readers::{Reader, Readers, UnitAt};
 

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::CStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -24,7 +25,7 @@ const LIBRARY_DIRECTORIES: [&str; 8] = [
 ];
 
 /// The file of a program: NAME itself if it is a path, else the first executable of that name in PATH and the
-/// system's sbin directories. The path is given as found, so that it shows the name the user knows; opening it
+/// system's sbin directories, scripts only where there is no other. The path is given as found, so that it shows the name the user knows; opening it
 /// follows links.
 ///
 /// # Errors
@@ -46,10 +47,14 @@ pub fn find_program(name: &str) -> Result<PathBuf> {
         fs::metadata(path)
             .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
     };
-    let found = directories
-        .iter()
-        .map(|directory| directory.join(name))
-        .find(executable);
+    let candidates = || {
+        directories
+            .iter()
+            .map(|directory| directory.join(name))
+            .filter(executable)
+    };
+    // A script of that name (a version manager's shim) only starts the program, which stands further on.
+    let found = candidates().find(is_elf).or_else(|| candidates().next());
     found.ok_or_else(|| Error::NoSuchProgram {
         name: name.to_owned(),
         searched: directories
@@ -57,6 +62,13 @@ pub fn find_program(name: &str) -> Result<PathBuf> {
             .map(|directory| directory.display().to_string())
             .collect(),
     })
+}
+
+fn is_elf(path: &PathBuf) -> bool {
+    let mut start = [0; 4];
+    fs::File::open(path)
+        .and_then(|mut file| file.read_exact(&mut start))
+        .is_ok_and(|()| start == object::elf::ELFMAG)
 }
 
 /// The system's own file of a library: NAME itself if it is a path, else by the dynamic linker's cache, else in

@@ -6,7 +6,7 @@ use super::die::{Die, View};
 use super::naming::MAX_DEPTH;
 use super::place::Scope;
 use crate::demangle::without_parameters;
-use crate::dwarf::Reader;
+use crate::dwarf::{Reader, ranges_of};
 use crate::image::Function;
 
 /// No function at hand has more than 60 parameters; a damaged one may seem to have millions.
@@ -204,15 +204,9 @@ fn functions_below<'r, 'a>(
 }
 
 fn covers(die: &Die<'_, '_>, at: u64) -> bool {
-    let Ok(mut ranges) = die.unit.unit_ref().die_ranges(&die.entry) else {
-        return false;
-    };
-    while let Ok(Some(range)) = ranges.next() {
-        if (range.begin..range.end).contains(&at) {
-            return true;
-        }
-    }
-    false
+    ranges_of(die.unit.unit_ref(), &die.entry)
+        .iter()
+        .any(|(low, high)| (*low..*high).contains(&at))
 }
 
 fn is_block(tag: gimli::DwTag) -> bool {

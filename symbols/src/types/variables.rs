@@ -11,7 +11,7 @@ use super::scope::{linkage_name, start_of};
 use super::shapes::Linked;
 use super::source::Types;
 use crate::arch::{EffectsState, Flow, Instructions, effects};
-use crate::dwarf::Reader;
+use crate::dwarf::{Reader, ranges_of};
 use crate::eh_frame;
 use crate::error::{Error, Result};
 use crate::image::{CODE_LIMIT, Function, Image};
@@ -195,11 +195,14 @@ impl Types<'_> {
                     let Some(unit) = readers.units().here(index) else {
                         continue;
                     };
-                    let Ok(mut ranges) = unit.unit_ref().unit_ranges() else {
+                    let unit = unit.unit_ref();
+                    let mut entries = unit.entries();
+                    if !matches!(entries.next_dfs(), Ok(Some(_))) {
                         continue;
-                    };
-                    while let Ok(Some(range)) = ranges.next() {
-                        known.push((range.begin, range.end, index));
+                    }
+                    if let Some(root) = entries.current() {
+                        let ranges = ranges_of(unit, root).into_iter();
+                        known.extend(ranges.map(|(low, high)| (low, high, index)));
                     }
                 }
                 known

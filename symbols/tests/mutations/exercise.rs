@@ -5,7 +5,8 @@ use std::path::Path;
 use uprof_symbols::dwarf::Dwarf;
 use uprof_symbols::resolve::FileSymbols;
 use uprof_symbols::site::{ArgSet, Purpose};
-use uprof_symbols::{Image, OpenOptions, Pattern, eh_frame};
+use uprof_symbols::types::{Scope, TypeModel};
+use uprof_symbols::{Function, Image, OpenOptions, Pattern, eh_frame};
 
 /// What users ask for: each way to name a place.
 pub const PATTERNS: &[&str] = &[
@@ -85,6 +86,7 @@ pub fn image(path: &Path, options: OpenOptions) -> usize {
     if let Ok(Some(dwarf)) = image.dwarf() {
         debug_information(dwarf, image.entry_point());
     }
+    types(&image, &functions);
     let _ = image.usdt();
     let count = functions.len();
     let file = FileSymbols::new(image);
@@ -112,4 +114,33 @@ fn debug_information(dwarf: &Dwarf, entry: u64) {
         let _ = dwarf.frames(address);
     }
     let _ = dwarf.notes();
+}
+
+/// Parameters, variables and their types.
+fn types(image: &Image, functions: &[Function]) {
+    let Ok(Some(types)) = image.types() else {
+        return;
+    };
+    for function in functions.iter().step_by(functions.len() / CLOSELY + 1) {
+        let at = [function.address, function.address + function.size / 2];
+        let found = at.map(|at| types.variables(function, at, Scope::Function));
+        for variable in found.into_iter().flatten().flatten() {
+            let _ = (
+                types.shape(variable.ty),
+                types.size(variable.ty),
+                types.type_name(variable.ty),
+            );
+            let _ = types.members(variable.ty);
+        }
+        let _ = types.returned(function);
+    }
+    for name in [
+        "struct worker",
+        "shop::Square",
+        "unsigned int",
+        "main.ledger",
+    ] {
+        let _ = types.named(name);
+    }
+    let _ = types.global("truth_argc");
 }
