@@ -1,6 +1,6 @@
-//! From a name to a place in a file and back: functions of ELF executables and shared libraries, the
-//! instruction where a probe on them costs least, and the files that a running process has mapped.
-//! Knows nothing of probes.
+//! From a name to a place in a file and back: functions, lines and static probes of ELF executables and shared
+//! libraries, the instruction where a probe on them costs least, parameters and types with the places where their
+//! values are, and the files that a running process has mapped. Knows nothing of probes.
 //!
 //! The usual flow: open an image, find functions, place a site in each.
 //!
@@ -17,6 +17,10 @@
 //! ```
 //!
 //! - [`image`]: one ELF file: its functions, imports, identity.
+//! - [`debug`]: the files where its names and debug information are kept apart.
+//! - [`dwarf`]: what debug information says of functions, inlined copies and lines.
+//! - [`types`]: parameters, variables and types, and where values are at an instruction.
+//! - [`kernel`]: functions, types and tracepoints of the running kernel.
 //! - [`site`]: where in a function a probe may sit, and what it costs there.
 //! - [`eh_frame`]: where code starts and ends by its unwind tables.
 //! - [`go`]: functions and lines of Go programs, stripped ones too.
