@@ -12,6 +12,7 @@ mod malloc;
 mod mysql;
 mod mysql8;
 mod output;
+mod symbols;
 mod trace;
 mod types;
 mod variants;

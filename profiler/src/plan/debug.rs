@@ -137,9 +137,8 @@ impl<'a> Known<'a> {
             .build_id()
             .map_or_else(String::new, |id| format!(" (build ID {id})"));
         format!(
-            "{}{id} has no debug information, in itself or in a debug file\nInstall its debug package (-dbgsym, -dbg), name \
-             a folder of debug files with --debug-dir, or ask servers with --debuginfod\nWithout it, arguments are arg0, \
-             arg1 ... and fields are read by offset: *(u32 *)(arg0 + 24)",
+            "{}{id} has no debug information, in itself or in a debug file: install its debug package (-dbgsym, -dbg), or \
+             see --debug-dir and --debuginfod; without it, arguments are arg0, arg1 ..., and fields *(u32 *)(arg0 + 24)",
             self.file
         )
     }

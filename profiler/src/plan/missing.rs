@@ -28,19 +28,15 @@ pub fn not_found(probe: &recipes::Probe, files: &[TargetFile]) -> anyhow::Error 
             let Ok(pattern) = Pattern::parse(name) else {
                 continue;
             };
-            if let Some(ifunc) = file
-                .image
-                .find_ifuncs(&pattern)
-                .ok()
-                .and_then(|names| names.into_iter().next())
-            {
-                text += &format!(
-                    "\n{ifunc} is an indirect function: what stands at its address only picks the code to run, \
-                     so a probe there would not count calls\nProbe the variant that this machine uses \
-                     (try `uprof symbols {} '*{ifunc}*'`)",
-                    file.display.display()
-                );
-                return anyhow!(text);
+            match &pattern {
+                Pattern::Usdt { .. } => return no_usdt(&pattern, file),
+                Pattern::Inlined(base) => {
+                    return anyhow!(
+                        "{base} was not inlined anywhere in {}; without @inlined its own code is probed",
+                        file.display.display()
+                    );
+                }
+                _ => {}
             }
             if file.image.imports(name).unwrap_or(false) {
                 text += &format!(
@@ -62,4 +58,26 @@ pub fn not_found(probe: &recipes::Probe, files: &[TargetFile]) -> anyhow::Error 
         text += &format!("\nList them all with `uprof symbols {first}`");
     }
     anyhow!(text)
+}
+
+fn no_usdt(pattern: &Pattern, file: &TargetFile) -> anyhow::Error {
+    const SHOWN: usize = 8;
+    let path = file.display.display();
+    let mut names: Vec<String> = file
+        .image
+        .usdt()
+        .unwrap_or_default()
+        .into_iter()
+        .map(|usdt| format!("{}:{}", usdt.provider, usdt.name))
+        .collect();
+    names.dedup();
+    if names.is_empty() {
+        return anyhow!("{path} has no USDT probes, so there is no {pattern}");
+    }
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names.truncate(SHOWN);
+    anyhow!(
+        "no {pattern} in {path}; its USDT probes: {}{more}\n`uprof symbols {path} --usdt` lists them with their arguments",
+        names.join(", ")
+    )
 }

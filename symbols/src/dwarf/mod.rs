@@ -37,6 +37,7 @@ use load::DebugSections;
 pub(crate) use ranges::ranges_of;
 use readers::Files;
 pub(crate) use readers::{Reader, Readers, UnitAt};
+pub(crate) use walk::is_scope;
 
 self_cell!(
     struct Cell {

@@ -70,7 +70,7 @@ fn is_wanted(tag: DwTag) -> bool {
 }
 
 /// Whether its name is part of the names in it.
-pub(super) fn is_scope(tag: DwTag) -> bool {
+pub(crate) fn is_scope(tag: DwTag) -> bool {
     matches!(
         tag,
         gimli::DW_TAG_namespace

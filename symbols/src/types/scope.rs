@@ -6,7 +6,7 @@ use super::die::{Die, View};
 use super::naming::MAX_DEPTH;
 use super::place::Scope;
 use crate::demangle::without_parameters;
-use crate::dwarf::{Reader, ranges_of};
+use crate::dwarf::{Reader, is_scope, ranges_of};
 use crate::image::Function;
 
 /// No function at hand has more than 60 parameters; a damaged one may seem to have millions.
@@ -187,16 +187,11 @@ fn functions_below<'r, 'a>(
                 found.push(die);
             }
         }
-        let holds_functions = matches!(
-            tag,
-            gimli::DW_TAG_namespace
-                | gimli::DW_TAG_module
-                | gimli::DW_TAG_structure_type
-                | gimli::DW_TAG_class_type
-                | gimli::DW_TAG_union_type
-                | gimli::DW_TAG_enumeration_type
-                | gimli::DW_TAG_subprogram
-        );
+        let holds_functions = is_scope(tag)
+            || matches!(
+                tag,
+                gimli::DW_TAG_enumeration_type | gimli::DW_TAG_subprogram
+            );
         if holds_functions && entry.has_children() {
             functions_below(root, child, at, depth + 1, found);
         }
