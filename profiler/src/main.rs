@@ -5,6 +5,7 @@
 
 mod cli;
 mod command;
+mod debug_args;
 mod decode;
 mod demo;
 mod doctor;

@@ -9,7 +9,7 @@ use uprof_symbols::image::OpenOptions;
 use uprof_symbols::process::{self, Object, Process};
 use uprof_symbols::{FileId, Image};
 
-use crate::cli::DebugArgs;
+use crate::debug_args::DebugArgs;
 
 /// The processes that the user named, by --pid, --comm or `-- COMMAND`.
 #[derive(Debug, Clone, Default)]
