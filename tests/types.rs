@@ -242,3 +242,43 @@ fn names_that_nothing_knows_are_refused_with_those_that_exist() {
     .run()
     .refused(1, &["client", "no debug information"]);
 }
+
+#[test]
+fn functions_whose_arguments_lie_elsewhere_are_one_probe() {
+    let _turn = turn();
+    let program = built("order.c", "gcc", &["-O2"]);
+    let probe = format!("{}:/^take_/", program.display());
+    let report = |words: Vec<String>| {
+        let out = tempfile::NamedTempFile::new_in(scratch()).unwrap();
+        let mut words = words;
+        words.extend(args!["-o", out.path().display()]);
+        Uprof::json(words).command(&program, args![]).run().ok();
+        Report::parse(&std::fs::read_to_string(out.path()).unwrap())
+    };
+    // 10 calls of each with n from 0 to 9, and 10 more of the second.
+    let counts = report(args!["count", &probe, "--where", "n > 4"]);
+    let only = counts.only();
+    assert_eq!((only.hits, only.aggregated, only.sites), (40, 20, 3));
+    let mut named: Vec<_> = counts
+        .summary
+        .counts
+        .iter()
+        .map(|c| (c.key["function"].as_str().unwrap_or("?"), c.count))
+        .collect();
+    named.sort_unstable();
+    assert_eq!(named, [("take_a", 5), ("take_b", 10), ("take_c", 5)]);
+    let latency = report(args!["latency", &probe, "--where", "n > 4"]);
+    assert_eq!(latency.histogram().count, 20, "one histogram for all");
+    let events = report(args!["trace", &probe, "--capture", "v=p->v * n"]);
+    let sum = |function: &str| -> u64 {
+        let of = events
+            .events
+            .iter()
+            .filter(|e| e.text("function") == function);
+        of.map(|e| e.number("v")).sum()
+    };
+    assert_eq!(
+        [sum("take_a"), sum("take_b"), sum("take_c")],
+        [5 * 45, 5 * 90, 5 * 45]
+    );
+}

@@ -152,7 +152,13 @@ impl Run {
             plan.prune()
         }
         if plan.variants.is_empty() {
-            bail!("nothing to probe: none of the recipe's functions is there");
+            match selection.awaited() {
+                Some(name) if selection.pids.is_empty() => bail!(
+                    "no process named {name} runs yet, and what is captured depends on its program: name the file \
+                     (PATH:FUNCTION), or start it with `-- COMMAND`"
+                ),
+                _ => bail!("nothing to probe: none of the recipe's functions is there"),
+            }
         }
         if job.common.explain {
             print!("{}", plan.explain(&attachments, job.common.mechanism));

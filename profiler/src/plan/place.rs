@@ -338,20 +338,29 @@ impl Plan {
 
     /// Where a probe sits in several functions, its events tell in which.
     fn name_functions(&mut self) {
-        for v in &mut self.variants {
-            let named = v
-                .fields
+        for index in 0..self.variants.len() {
+            let many = self.is_in_many(&self.variants[index]);
+            let fields = &mut self.variants[index].fields;
+            let named = fields
                 .first()
                 .is_some_and(|f| f.from == FieldSource::Function);
-            if v.functions.len() > 1 && !named {
+            if many && !named {
                 let field = Field {
                     name: "function".into(),
-                    ty: uprof_recipes::Type::Str,
+                    ty: recipes::Type::Str,
                     from: FieldSource::Function,
                 };
-                v.fields.insert(0, field);
+                fields.insert(0, field);
             }
         }
+    }
+
+    /// Whether the place of a probe that VARIANT serves is in more than one function. Functions that are bound
+    /// differently have variants of their own; within one file names may repeat, each a function of its own.
+    pub fn is_in_many(&self, variant: &Variant) -> bool {
+        let place = (variant.probe, variant.at);
+        let same = self.variants.iter().filter(|v| (v.probe, v.at) == place);
+        same.map(|v| v.functions.len()).sum::<usize>() > 1
     }
 
     /// Index of the variant that an attachment belongs to.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use uprof_ebpf::{Engine, Record};
+use uprof_ebpf::{Engine, HistData, Record};
 use uprof_recipes::{self as recipes, Action};
 
 use crate::decode::{self, Decoder};
@@ -12,6 +12,9 @@ use crate::join;
 use crate::plan::{FieldSource, Plan, Variant, shown_name};
 use crate::report::Output;
 use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
+
+/// A key's parts, with their names.
+type Key = Vec<(String, Value)>;
 
 /// Gathers what the engine sends.
 pub struct Collector {
@@ -99,6 +102,7 @@ impl Collector {
             notes: notes.to_vec(),
             ..Summary::default()
         };
+        let mut histograms: Vec<(String, Key, String, HistData)> = Vec::new();
         for (index, variant) in plan.variants.iter().enumerate() {
             let probe = plan.probe(variant);
             self.add_counters(&mut summary, engine, index, variant, &probe.name);
@@ -108,7 +112,7 @@ impl Collector {
                     add_counts(
                         &mut summary,
                         &probe.name,
-                        site_counts(engine, index, variant),
+                        site_counts(engine, index, variant, plan.is_in_many(variant)),
                     );
                 }
                 // All of the key was known beforehand: the kernel counted without one.
@@ -125,14 +129,24 @@ impl Collector {
                     add_counts(&mut summary, &probe.name, named.collect());
                 }
                 Action::Histogram { unit, .. } => {
+                    // Places of one probe add up, as counts do.
+                    let known = histograms.len();
                     for (key, data) in engine.histograms(index).map_err(io::Error::other)? {
                         let key = decode::key(key.values(), &variant.key, &plan.recipe);
-                        summary
-                            .histograms
-                            .push(decode::histogram(&probe.name, key, unit, &data));
+                        let mut earlier = histograms[..known].iter_mut();
+                        match earlier.find(|(name, k, ..)| *name == probe.name && *k == key) {
+                            Some((.., there)) => there.merge(&data),
+                            None => {
+                                histograms.push((probe.name.clone(), key, unit.clone(), data));
+                            }
+                        }
                     }
                 }
             }
+        }
+        for (name, key, unit, data) in histograms {
+            let histogram = decode::histogram(&name, key, &unit, &data);
+            summary.histograms.push(histogram);
         }
         if let Some(s) = &self.statements {
             summary
@@ -222,9 +236,10 @@ fn site_counts(
     engine: &Engine,
     index: usize,
     variant: &Variant,
-) -> Vec<(Vec<(String, Value)>, u64)> {
+    by_function: bool,
+) -> Vec<(Key, u64)> {
     let hits = engine.site_hits(index);
-    if variant.functions.len() <= 1 {
+    if !by_function {
         return vec![(Vec::new(), hits.iter().sum())];
     }
     let named = variant
@@ -243,7 +258,7 @@ fn site_counts(
 }
 
 /// Adds the counts of one place; places of one probe add up.
-fn add_counts(summary: &mut Summary, probe: &str, counts: Vec<(Vec<(String, Value)>, u64)>) {
+fn add_counts(summary: &mut Summary, probe: &str, counts: Vec<(Key, u64)>) {
     let known = summary.counts.iter().any(|c| c.probe == probe);
     for (key, count) in counts {
         // Keys of one place differ, so that only a further place can meet one that is there.
