@@ -204,17 +204,22 @@ pub struct MallocArgs {
 #[command(
     after_help = "PROBE is TARGET:FUNCTION[+OFFSET]. TARGET is a path, a program on PATH, a running program's name, or a\n\
     library (libc) of the process that --pid, --comm or COMMAND names; without TARGET: that process's program.\n\
-    FUNCTION is a name, a glob ('_ZN*'), or a C++ or Rust name ('ns::f' or 'ns::f(int)').\n\n\
+    FUNCTION is a name, a glob ('_ZN*'), a regular expression (/^ngx_/), a C++ or Rust name ('ns::f' or 'ns::f(int)'),\n\
+    NAME@VERSION, NAME@inlined, or FILE.c:LINE. USDT probes are usdt:TARGET:PROVIDER:NAME.\n\
+    `uprof symbols TARGET` shows what is there.\n\n\
     EXPR is C-like: arg0.. retval latency pid tid comm uid nsecs cpu str(p) str(p,n) buf(p,n) *(u32*)(arg1+4),\n\
-    arithmetic, comparison, && || ?:, 10ms, 4KiB. `uprof recipe` documents the language.\n\n\
+    arithmetic, comparison, && || ?:, 10ms, 4KiB; with debug information also parameters and fields by name:\n\
+    size, client->argc. docs/recipes.md has the whole language.\n\n\
     Examples:\n  \
     uprof latency mariadbd:dispatch_command --where 'latency > 10ms'\n  \
     uprof trace libc:malloc --pid 1234 --capture size=arg0 --where 'arg0 > 1MiB'\n  \
     uprof count 'mariadbd:_ZN*' --duration 5s\n  \
-    uprof count libc:malloc --by size=arg0 -- ./a.out"
+    uprof count libc:malloc --by size=arg0 -- ./a.out\n  \
+    uprof trace ./a.out:serve --capture 'argc=client->argc'\n  \
+    uprof count usdt:python3:python:gc__start"
 )]
 pub struct ProbeArgs {
-    /// Where: TARGET:FUNCTION[+OFFSET]
+    /// Where: TARGET:FUNCTION[+OFFSET], TARGET:FILE:LINE, or usdt:TARGET:PROVIDER:NAME
     #[arg(required = true, value_name = "PROBE")]
     pub probes: Vec<String>,
     /// Only hits for which this is true
