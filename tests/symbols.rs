@@ -169,7 +169,13 @@ fn an_address_of_a_file_and_of_a_process() {
     assert_eq!(frame["module"], program.display().to_string(), "{rows:?}");
     Uprof::new(args!["symbols", program.display(), "0x7fffffffffff"])
         .run()
-        .refused(1, &["no code at 0x7fffffffffff"]);
+        .refused(
+            1,
+            &[
+                "no code at 0x7fffffffffff",
+                "name it: uprof symbols PID 0x7fffffffffff)",
+            ],
+        );
 }
 
 #[test]

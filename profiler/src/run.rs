@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -135,6 +136,8 @@ struct Run {
     settling: Vec<(Start, Instant)>,
     /// How many processes were armed after they had started.
     late: usize,
+    /// Looks for inlined copies of what is probed, beside the run.
+    inlined: Option<JoinHandle<Vec<String>>>,
     changes: mpsc::UnboundedReceiver<Change>,
     tell: mpsc::UnboundedSender<Change>,
 }
@@ -187,6 +190,7 @@ impl Run {
             armed: HashSet::new(),
             settling: Vec::new(),
             late: 0,
+            inlined: None,
             changes,
             tell,
         };
@@ -199,7 +203,7 @@ impl Run {
         run.arm(&attachments)?;
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
-        run.plan.tell_of_inlined_copies();
+        run.inlined = Some(std::thread::spawn(run.plan.inlined_copies()));
         for note in &run.plan.notes {
             eprintln!("uprof: {note}");
         }
@@ -401,6 +405,11 @@ impl Run {
             }
         };
         self.engine.detach();
+        // A look that failed has nothing to tell.
+        let copies = self.inlined.take().and_then(|look| look.join().ok());
+        for note in copies.unwrap_or_default() {
+            self.plan.note(note);
+        }
         let done = ended
             .and_then(|()| c.drain(&mut self.engine, &self.plan, output))
             .and_then(|()| {

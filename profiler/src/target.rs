@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, anyhow, bail};
 use uprof_symbols::image::OpenOptions;
@@ -55,7 +55,7 @@ pub enum TargetSpec {
 /// A file to probe, opened, and the processes in which to probe it.
 pub struct TargetFile {
     /// Its symbols.
-    pub image: Rc<Image>,
+    pub image: Arc<Image>,
     /// How people know it.
     pub display: PathBuf,
     /// How to open it: through /proc/PID when the process sees another file system or the file was replaced.
@@ -80,7 +80,7 @@ impl TargetFile {
             )
         })?;
         Ok(Self {
-            image: Rc::new(image),
+            image: Arc::new(image),
             display: display.to_owned(),
             open_path: open_path.to_owned(),
             pids: None,

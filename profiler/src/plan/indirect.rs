@@ -24,7 +24,7 @@ pub fn sites(
     };
     let Some(pids) = &file.pids else {
         bail!(
-            "{first} is an indirect function: each process picks the code to run when it starts, so a probe must know the \\
+            "{first} is an indirect function: each process picks the code to run when it starts, so a probe must know the \
              process: --pid PID, --comm NAME or `-- COMMAND`"
         );
     };

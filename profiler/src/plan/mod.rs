@@ -17,7 +17,6 @@ mod missing;
 mod place;
 
 use std::path::PathBuf;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
@@ -139,7 +138,7 @@ pub struct Plan {
     pub notes: Vec<String>,
     next_id: u32,
     /// Functions that may have been inlined elsewhere, too.
-    inlined_too: Vec<(Rc<Image>, Pattern)>,
+    inlined_too: Vec<(Arc<Image>, Pattern)>,
     /// The programs are loaded: there can be no further variants.
     loaded: bool,
     limits: Limits,

@@ -1,14 +1,14 @@
 //! From function patterns to sites in the files of the processes.
 
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use uprof_ebpf::AttachSite;
 use uprof_recipes as recipes;
-use uprof_symbols::Pattern;
 use uprof_symbols::image::{Function, Sites};
 use uprof_symbols::site::{ArgSet, Purpose, Site};
+use uprof_symbols::{Image, Pattern};
 
 use super::hazard::refuse_if_harmful;
 use super::missing::not_found;
@@ -133,6 +133,9 @@ impl Plan {
         for pattern in &place.functions {
             let pattern = Pattern::parse(&pattern.value)?;
             for (pids, sites) in self.sites(file, &pattern, purpose, args)? {
+                for note in sites.notes {
+                    self.note(note);
+                }
                 refusals.extend(
                     sites
                         .refused
@@ -192,19 +195,16 @@ impl Plan {
                 some_of(&names)
             ));
         }
-        for note in &sites.notes {
-            self.note(note.clone());
-        }
         if purpose == Purpose::Entry && is_one_name(pattern) {
             self.inlined_too
-                .push((Rc::clone(&file.image), pattern.clone()));
+                .push((Arc::clone(&file.image), pattern.clone()));
         }
         Ok(vec![(file.pids.clone(), sites)])
     }
 
     /// A function that the compiler put into others everywhere has no code of its own: its copies are probed.
     fn only_inlined(
-        &mut self,
+        &self,
         file: &TargetFile,
         pattern: &Pattern,
         purpose: Purpose,
@@ -215,27 +215,14 @@ impl Plan {
         }
         let copies = Pattern::Inlined(Box::new(pattern.clone()));
         let sites = file.image.sites(&copies, purpose, args)?;
-        for note in &sites.notes {
-            self.note(note.clone());
-        }
         Ok(vec![(file.pids.clone(), sites)])
     }
 
-    /// Says of which probed functions there are copies inlined into others, which the probes do not see. Asked when
-    /// all is armed: it may take a moment.
-    pub fn tell_of_inlined_copies(&mut self) {
-        for (image, pattern) in std::mem::take(&mut self.inlined_too) {
-            let copies = match image.dwarf() {
-                Ok(Some(dwarf)) => dwarf.inlined(&pattern).map_or(0, |copies| copies.len()),
-                _ => 0,
-            };
-            if copies > 0 {
-                self.note(format!(
-                    "{pattern} was also inlined in {copies} {} that this probe does not see: add a probe on {pattern}@inlined",
-                    if copies == 1 { "place" } else { "places" }
-                ));
-            }
-        }
+    /// The question of which probed functions there are copies inlined into others, which the probes do not see. To
+    /// answer it may mean to read all debug information, so it is asked beside the run.
+    pub fn inlined_copies(&mut self) -> impl FnOnce() -> Vec<String> + Send + 'static {
+        let asked = std::mem::take(&mut self.inlined_too);
+        move || asked.iter().filter_map(inlined_too).collect()
     }
 
     /// Gives each function the program that its own types and places of arguments ask for.
@@ -381,4 +368,15 @@ fn some_of(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let more = if names.len() > SHOWN { ", ..." } else { "" };
     format!("{}{more}", names[..names.len().min(SHOWN)].join(", "))
+}
+
+/// What to say of a function that is also inlined elsewhere.
+fn inlined_too((image, pattern): &(Arc<Image>, Pattern)) -> Option<String> {
+    let copies = image.dwarf().ok()??.inlined(pattern).ok()?.len();
+    (copies > 0).then(|| {
+        format!(
+            "{pattern} was also inlined in {copies} {} that this probe does not see: add a probe on {pattern}@inlined",
+            if copies == 1 { "place" } else { "places" }
+        )
+    })
 }

@@ -30,7 +30,7 @@ pub fn show(place: &File, image: Image, address: u64, args: &SymbolsArgs) -> Res
     let frames = symbols.frames(address);
     if frames.is_empty() && symbols.image().offset_of(address).is_none() {
         bail!(
-            "{} has no code at {address:#x}; addresses are those in the file (for one of a running process, name it: \\
+            "{} has no code at {address:#x}; addresses are those in the file (for one of a running process, name it: \
              uprof symbols PID {address:#x})",
             args.target
         );

@@ -59,15 +59,7 @@ fn ranges_are_those_that_readelf_prints() {
         ("musl-gcc", &["-static"]),
     ] {
         let source = workshop.write("hello.c", source);
-        let out = workshop.path("hello");
-        run(
-            compiler,
-            Command::new(compiler)
-                .args(flags)
-                .arg("-o")
-                .arg(&out)
-                .arg(source),
-        );
+        let out = workshop.compile(compiler, "hello", &source, flags);
         assert_eq!(
             ours(&Image::open(&out).unwrap()),
             by_readelf(&out),

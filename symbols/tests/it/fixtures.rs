@@ -26,13 +26,18 @@ impl Workshop {
 
     /// Compiles SOURCE (its name's extension tells the language) into a file NAME.
     pub fn gcc(&self, name: &str, source_name: &str, source: &str, flags: &[&str]) -> PathBuf {
-        let source = self.write(source_name, source);
-        let out = self.path(name);
         let compiler = if source_name.ends_with(".cc") {
             "g++"
         } else {
             "gcc"
         };
+        let source = self.write(source_name, source);
+        self.compile(compiler, name, &source, flags)
+    }
+
+    /// Compiles the file SOURCE by COMPILER into a file NAME.
+    pub fn compile(&self, compiler: &str, name: &str, source: &Path, flags: &[&str]) -> PathBuf {
+        let out = self.path(name);
         run(
             compiler,
             Command::new(compiler)

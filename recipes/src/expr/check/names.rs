@@ -150,20 +150,25 @@ impl Checker<'_> {
 
     /// `when` and its like know no probe.
     fn only_parameters(&self, name: &str, span: &Range<usize>) -> Fault {
+        let fault = Fault::new(
+            span.clone(),
+            format!("`{name}` is not known here: only parameters are"),
+        );
+        match self.like_parameter(name) {
+            Some(help) => fault.help(help),
+            None => fault,
+        }
+    }
+
+    /// Which parameter may have been meant.
+    fn like_parameter(&self, name: &str) -> Option<String> {
         let known: Vec<String> = self
             .scope
             .params
             .iter()
             .map(|(n, _)| format!("${n}"))
             .collect();
-        let fault = Fault::new(
-            span.clone(),
-            format!("`{name}` is not known here: only parameters are"),
-        );
-        match suggest::help(&format!("${name}"), known.iter().map(String::as_str)) {
-            Some(help) => fault.help(help),
-            None => fault,
-        }
+        suggest::help(&format!("${name}"), known.iter().map(String::as_str))
     }
 
     /// A name that debug information may know: a parameter, a variable.
@@ -260,19 +265,12 @@ impl Checker<'_> {
             Some((_, Value::String(v))) => made(Kind::Str(v.clone()), Type::Str),
             None => {
                 let fault = Fault::new(span.clone(), format!("unknown parameter `${name}`"));
-                let known: Vec<String> = self
-                    .scope
-                    .params
-                    .iter()
-                    .map(|(n, _)| format!("${n}"))
-                    .collect();
-                Err(
-                    match suggest::help(&format!("${name}"), known.iter().map(String::as_str)) {
-                        Some(help) => fault.help(help),
-                        None => fault
-                            .help("declare it: [params] name = { type = \"int\", default = 0 }"),
-                    },
-                )
+                Err(match self.like_parameter(name) {
+                    Some(help) => fault.help(help),
+                    None => {
+                        fault.help("declare it: [params] name = { type = \"int\", default = 0 }")
+                    }
+                })
             }
         }
     }
