@@ -49,6 +49,8 @@ fn spec(call: bool, saved: Vec<Capture>, action: Action) -> ProbeSpec {
         ProbeKind::Call {
             saved,
             filter: None,
+            returns: Default::default(),
+            frame: Default::default(),
         }
     } else {
         ProbeKind::Entry
@@ -78,6 +80,7 @@ fn probed(path: &Path, offset: u64, spec: ProbeSpec, options: &EngineOptions) ->
         offset,
         site: 0,
         semaphore: None,
+        exits: Vec::new(),
     };
     engine
         .attach(0, &[site], Some(std::process::id()))

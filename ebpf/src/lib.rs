@@ -43,14 +43,14 @@ mod stats;
 mod sys;
 
 pub use empty::EmptyProbe;
-pub use engine::{AttachSite, Engine, dump_object, monotonic_ns, unix_offset_ns};
+pub use engine::{AttachExit, AttachSite, Engine, dump_object, monotonic_ns, unix_offset_ns};
 pub use error::Error;
 pub use expr::Expr;
 pub use hist::HistData;
 pub use key::{KeyBytes, KeyValue};
 pub use record::{Bytes, Record};
 pub use spec::{
-    Action, Capture, EngineOptions, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, Mechanism,
-    ProbeKind, ProbeSpec,
+    Action, Capture, EngineOptions, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING,
+    Mechanism, ProbeKind, ProbeSpec, Returns,
 };
 pub use stats::Counters;

@@ -62,7 +62,7 @@ pub(crate) fn create_map(
 fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<MapData>, Error> {
     let key = match &probe.action {
         Action::Count { key } | Action::Histogram { key, .. } => KeyLayout::new(key).size,
-        Action::Event { .. } => 0,
+        Action::Event { .. } | Action::Running { .. } => 0,
     };
     if key == 0 {
         return Ok(None);

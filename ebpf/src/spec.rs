@@ -70,6 +70,12 @@ pub enum Action {
         /// The key.
         key: Vec<KeyPart>,
     },
+    /// Of a call: from its entry to its end `value` is what runs on this thread, for [`FrameName::Running`]; afterwards
+    /// it is what it was before. Each such hit counts as aggregated.
+    Running {
+        /// What runs: a coroutine's address.
+        value: Expr,
+    },
     /// Adds to a log-linear histogram, see [`crate::hist`].
     Histogram {
         /// The value, unsigned.
@@ -90,7 +96,36 @@ pub enum ProbeKind {
         saved: Vec<Capture>,
         /// Tested at the return.
         filter: Option<Expr>,
+        /// How the return is seen.
+        returns: Returns,
+        /// What tells this call from other open ones.
+        frame: FrameName,
     },
+}
+
+/// How the end of a call is seen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Returns {
+    /// The kernel replaces the return address on the stack (session, else uretprobe): cheap, and deadly to programs
+    /// that move or read their stacks.
+    #[default]
+    Replaced,
+    /// Probes on the instructions by which the function is left ([`crate::AttachSite::exits`]): the stack stays as it is.
+    Exits,
+}
+
+/// What names a call's frame beside the process (and the site).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum FrameName {
+    /// The stack pointer at entry.
+    #[default]
+    Stack,
+    /// Go 1.17 and later on x86-64: the goroutine (its `g` in r14), and how far the stack pointer is below the top of
+    /// its stack (`g.stack.hi`, the second word of `g`): the same after the runtime has moved the stack.
+    Goroutine,
+    /// The stack pointer, and what the probe with [`Action::Running`] says to run on this thread: for coroutines that
+    /// take turns on one stack.
+    Running,
 }
 
 /// One probe.

@@ -21,6 +21,11 @@ pub struct Counters {
     pub dropped_map: u64,
     /// Calls still open, or whose return will never be seen (longjmp, exception, thread's end).
     pub unpaired: u64,
+    /// Of the unpaired: those whose frame was taken by a later call, so that they had been left before (longjmp,
+    /// exception, thread's end).
+    pub abandoned: u64,
+    /// Of the unpaired: those whose return the kernel does not see, as more than 64 were open on the thread already.
+    pub nested: u64,
     /// Of the filtered: those for which memory could not be read.
     pub unreadable: u64,
     /// Hits that the kernel itself missed, where it tells (not among `hits`).

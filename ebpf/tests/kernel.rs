@@ -177,6 +177,8 @@ fn filters_at_entry_and_at_return_are_accounted() {
         spec.kind = ProbeKind::Call {
             saved: vec![Capture::Int(arg(0))],
             filter: Some(op(BinOp::Ge, Expr::Saved(0), int(10))),
+            returns: Default::default(),
+            frame: Default::default(),
         };
         let mut engine = load(spec, &options);
         attach(&mut engine, addr_of(add));

@@ -39,6 +39,7 @@ fn sites() -> Vec<AttachSite> {
             offset: first.offset + 16 * i as u64,
             site: i as u32,
             semaphore: None,
+            exits: Vec::new(),
         })
         .collect()
 }

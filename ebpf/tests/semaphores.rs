@@ -108,6 +108,7 @@ fn usdt(program: &Path, name: &str, site: u32) -> AttachSite {
         offset: offset(program, part("Location")),
         site,
         semaphore: Some(offset(program, part("Semaphore"))),
+        exits: Vec::new(),
     }
 }
 

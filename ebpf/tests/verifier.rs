@@ -286,6 +286,8 @@ fn large_probes_pass_the_verifier() {
         spec.kind = ProbeKind::Call {
             saved: vec![text(64)],
             filter: Some(op(BinOp::Gt, Expr::Latency, int(5))),
+            returns: Default::default(),
+            frame: Default::default(),
         };
         spec.action = Action::Histogram {
             value: Expr::Latency,

@@ -30,6 +30,6 @@ pub use expr::{
 };
 pub use load::parse;
 pub use model::{
-    Action, Align, At, Column, Join, ObjectRule, Param, ParamKind, Probe, ProbeKind, Recipe,
-    Report, Spanned, Statements, Target, Top, Value,
+    Action, Align, At, Column, FrameKey, Join, ObjectRule, Param, ParamKind, Probe, ProbeKind,
+    Recipe, Report, Returns, Spanned, Statements, Target, Top, Value,
 };

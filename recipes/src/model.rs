@@ -44,6 +44,8 @@ pub struct Recipe {
     pub probes: Vec<Probe>,
     /// How records are joined in user space.
     pub join: Option<Join>,
+    /// What is added to the name of a call's frame.
+    pub frame: Option<FrameKey>,
     /// How it is shown.
     pub report: Report,
     /// The text it was read from; `None` for one written from flags.
@@ -115,6 +117,31 @@ pub enum ProbeKind {
     Call,
 }
 
+/// How the return of a call is seen (`return`, `--return`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Returns {
+    /// What cannot harm the target; of that the cheapest.
+    #[default]
+    Auto,
+    /// The kernel pairs entry and return (Linux 6.13); it replaces the return address.
+    Session,
+    /// A return probe, which replaces the return address.
+    Uretprobe,
+    /// Probes on the instructions by which the function is left.
+    Ret,
+    /// Not at all: the call is only seen to begin.
+    None,
+}
+
+/// `[frame]`: what tells calls apart whose coroutines take turns on one stack.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FrameKey {
+    /// The functions that run a coroutine until it yields, as in [`At::functions`].
+    pub functions: Vec<Spanned<String>>,
+    /// Which coroutine, at their entry: an integer or pointer, made of arguments.
+    pub running: Expr,
+}
+
 /// A probe: one function in one or several spellings, and what is done at each hit.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
@@ -138,6 +165,11 @@ pub struct Probe {
     pub text_limit: u32,
     /// One line: what a hit means.
     pub about: Option<String>,
+    /// Of a call: how its return is seen.
+    pub returns: Returns,
+    /// Of a call: no caller of the function catches exceptions, so that one which crosses it ends the program with or
+    /// without probes.
+    pub uncaught: bool,
 }
 
 impl Probe {
@@ -154,6 +186,8 @@ impl Probe {
             hidden: false,
             text_limit: DEFAULT_TEXT_LIMIT,
             about: None,
+            returns: Returns::Auto,
+            uncaught: false,
         }
     }
 }

@@ -33,6 +33,19 @@ pub struct AttachSite {
     /// Offset in the file of a USDT probe's semaphore: a counter (u16) that the kernel raises in
     /// every process that maps the file while the site is attached.
     pub semaphore: Option<u64>,
+    /// The instructions by which the function is left, in the same file, for a call whose returns are seen there
+    /// ([`crate::Returns::Exits`]).
+    pub exits: Vec<AttachExit>,
+}
+
+/// An instruction by which a call ends: the stack pointer stands at the return address, as at entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttachExit {
+    /// Offset in the file.
+    pub offset: u64,
+    /// The condition of a conditional jump, as in the low four bits of its opcode (Intel SDM volume 1, appendix B):
+    /// the call ends only when it is met. `None`: always.
+    pub condition: Option<u8>,
 }
 
 /// What attaches and is read. Dropping it detaches.
@@ -97,7 +110,7 @@ fn possible_cpus() -> u32 {
 
 fn key_layout(spec: &ProbeSpec) -> Option<Arc<KeyLayout>> {
     match &spec.action {
-        Action::Event { .. } => None,
+        Action::Event { .. } | Action::Running { .. } => None,
         Action::Count { key } | Action::Histogram { key, .. } => {
             Some(Arc::new(KeyLayout::new(key)))
         }

@@ -83,7 +83,13 @@ impl<'a> Emitter<'a> {
             return Ok(());
         }
         match expr {
-            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency => {}
+            Expr::Const(_)
+            | Expr::Reg(_)
+            | Expr::Retval
+            | Expr::Latency
+            | Expr::Depth
+            | Expr::SelfTime
+            | Expr::Parent => {}
             Expr::Arg(n) => {
                 self.asm.load(Size::DW, R0, R6, arch::SP);
                 self.asm.alu_imm(Alu::Add, R0, arch::stack_arg(*n));
@@ -161,7 +167,7 @@ impl<'a> Emitter<'a> {
                 Some(slot) => self.asm.load(Size::DW, dst, R10, slot),
                 None => return Err("the latency is not known here".into()),
             },
-            Expr::Retval | Expr::Latency => {
+            Expr::Retval | Expr::Latency | Expr::Depth | Expr::SelfTime | Expr::Parent => {
                 return Err("there is no return value or latency at entry".into());
             }
             _ => return Ok(false),
@@ -172,7 +178,13 @@ impl<'a> Emitter<'a> {
     fn is_leaf(expr: &Expr) -> bool {
         match expr {
             Expr::Arg(n) => usize::from(*n) < arch::ARGS.len(),
-            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency => true,
+            Expr::Const(_)
+            | Expr::Reg(_)
+            | Expr::Retval
+            | Expr::Latency
+            | Expr::Depth
+            | Expr::SelfTime
+            | Expr::Parent => true,
             _ => false,
         }
     }

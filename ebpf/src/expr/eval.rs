@@ -17,6 +17,18 @@ pub trait Env {
     fn retval(&self) -> u64;
     /// Nanoseconds from entry to return.
     fn latency(&self) -> u64;
+    /// Probed calls open around this one.
+    fn depth(&self) -> u64 {
+        0
+    }
+    /// The latency less that of probed calls made from this one.
+    fn self_time(&self) -> u64 {
+        self.latency()
+    }
+    /// The probed call around this one, see [`Expr::Parent`].
+    fn parent(&self) -> u64 {
+        0
+    }
     /// A kernel-provided value.
     fn builtin(&self, which: Builtin) -> u64;
     /// An integer captured at entry.
@@ -38,6 +50,9 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
         Expr::Reg(n) => env.reg(*n),
         Expr::Retval => env.retval(),
         Expr::Latency => env.latency(),
+        Expr::Depth => env.depth(),
+        Expr::SelfTime => env.self_time(),
+        Expr::Parent => env.parent(),
         Expr::Builtin(which) => env.builtin(*which),
         Expr::Saved(index) => env.saved(*index)?,
         Expr::Load { addr, ty } => {

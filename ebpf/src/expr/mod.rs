@@ -130,6 +130,13 @@ pub enum Expr {
     Retval,
     /// Nanoseconds from entry to return; in a call's return part only.
     Latency,
+    /// How many probed calls, of any probe of the engine, are open around this one; in a call's return part only.
+    Depth,
+    /// Nanoseconds of the latency that were not spent in probed calls made from this one; in a call's return part only.
+    SelfTime,
+    /// The nearest probed call around this one: 0 for none, else 1 + (index of the probe << 32 | index of the site);
+    /// in a call's return part only.
+    Parent,
     /// What the kernel tells.
     Builtin(Builtin),
     /// An integer captured at entry (index into `Call::saved`); in a call's return part only.
@@ -197,9 +204,14 @@ impl Expr {
     /// Whether evaluating it can fault.
     pub fn can_fault(&self) -> bool {
         match self {
-            Expr::Const(_) | Expr::Reg(_) | Expr::Retval | Expr::Latency | Expr::Builtin(_) => {
-                false
-            }
+            Expr::Const(_)
+            | Expr::Reg(_)
+            | Expr::Retval
+            | Expr::Latency
+            | Expr::Depth
+            | Expr::SelfTime
+            | Expr::Parent
+            | Expr::Builtin(_) => false,
             Expr::Arg(n) => *n >= REGISTER_ARGS,
             Expr::Saved(_) | Expr::Load { .. } => true,
             Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),

@@ -25,6 +25,9 @@ impl Program<'_> {
         let unreadable = self.emit.asm.label();
         let key = match action {
             Action::Event { .. } => return Ok(()),
+            Action::Running { .. } => {
+                return Err(("the action".into(), "is not there yet".into()));
+            }
             Action::Count { key } => key,
             Action::Histogram { value, key } => {
                 part_of("the histogram's value", self.emit.expr(value, unreadable))?;

@@ -250,6 +250,7 @@ fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
                 }
             }
         }
+        Action::Running { .. } => {}
         Action::Count { key } | Action::Histogram { key, .. } => {
             for (i, part) in key.iter().enumerate() {
                 if let KeyPart::Str { limit, .. } = part {

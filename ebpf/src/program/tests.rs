@@ -153,6 +153,8 @@ fn call(saved: Vec<Capture>) -> ProbeKind {
     ProbeKind::Call {
         saved,
         filter: None,
+        returns: Default::default(),
+        frame: Default::default(),
     }
 }
 

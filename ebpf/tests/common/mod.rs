@@ -56,6 +56,7 @@ pub fn site(address: usize, index: u32) -> AttachSite {
                 offset: (address - hex(from) + hex(fields[2])) as u64,
                 site: index,
                 semaphore: None,
+                exits: Vec::new(),
             };
         }
     }
@@ -89,6 +90,8 @@ pub fn call(saved: Vec<Capture>, action: Action) -> ProbeSpec {
         kind: ProbeKind::Call {
             saved,
             filter: None,
+            returns: Default::default(),
+            frame: Default::default(),
         },
         filter: None,
         keep: None,

@@ -273,6 +273,8 @@ fn variant(
         ProbeKind::Call {
             saved: low.saved,
             filter: late,
+            returns: uprof_ebpf::Returns::Replaced,
+            frame: uprof_ebpf::FrameName::Stack,
         }
     } else {
         ProbeKind::Entry

@@ -304,6 +304,7 @@ impl Plan {
                 offset: site.offset,
                 site: index,
                 semaphore: site.semaphore,
+                exits: Vec::new(),
             });
             if known.contains(&(file.image.file_id(), site.offset)) {
                 continue;

@@ -155,6 +155,8 @@ impl Reading<'_> {
             hidden,
             text_limit,
             about,
+            returns: crate::model::Returns::Auto,
+            uncaught: false,
         };
         Some((probe, on))
     }
