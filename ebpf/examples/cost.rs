@@ -144,6 +144,11 @@ fn cost(what: &str, function: Function, address: usize) {
             Some(spec(true, vec![], hist(Expr::Latency, vec![]))),
         ),
         (
+            "call: latency, uprobe_multi",
+            true,
+            Some(spec(true, vec![], hist(Expr::Latency, vec![]))),
+        ),
+        (
             "call: latency by pid",
             true,
             Some(spec(true, vec![], hist(Expr::Latency, by_pid()))),
@@ -162,9 +167,10 @@ fn cost(what: &str, function: Function, address: usize) {
     ];
     let mut times = vec![Vec::new(); cases.len()];
     for _ in 0..ROUNDS {
-        for (i, (_, call, spec)) in cases.iter().enumerate() {
+        for (i, (name, call, spec)) in cases.iter().enumerate() {
             let options = EngineOptions {
                 ring_bytes: 64 << 20,
+                mechanism: name.ends_with("uprobe_multi").then_some(Mechanism::Multi),
                 ..EngineOptions::default()
             };
             let took = match spec {

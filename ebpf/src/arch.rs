@@ -15,6 +15,14 @@ pub(crate) const RETVAL: i16 = 80;
 pub(crate) const SP: i16 = 152;
 /// How far the stack pointer has moved up at the return: the return address is popped.
 pub(crate) const SP_AT_RETURN: i32 = 8;
+/// Offset of the flags register.
+pub(crate) const FLAGS: i16 = 144;
+/// Offset of the register that holds the goroutine (`g`) in Go code: r14, from Go 1.17 on (the
+/// register-based ABI, cmd/compile/abi-internal.md).
+pub(crate) const GOROUTINE: i16 = DWARF_REGS[14];
+/// Offset in `g` of `stack.hi`, the end of its stack (runtime/runtime2.go; the same in all
+/// versions, as the assembler's prologues know `stack.lo` and the guards after it).
+pub(crate) const GOROUTINE_STACK_HI: i32 = 8;
 /// Bytes of `struct pt_regs`.
 #[cfg(test)]
 pub(crate) const REGS_SIZE: usize = 168;

@@ -116,6 +116,8 @@ pub(crate) enum MapRef {
     Frames,
     /// The probe's keyed aggregation.
     Table,
+    /// What runs on each thread.
+    Running,
 }
 
 /// A kernel function called by its BTF id.

@@ -7,7 +7,8 @@ use std::path::Path;
 use aya_obj::generated::bpf_prog_type;
 
 use crate::asm::{Asm, Reg};
-use crate::link::{self, FileSites, Link};
+use crate::link::{self, Link, Places};
+use crate::program::Part;
 use crate::spec::Mechanism;
 use crate::sys::{self, attach_type};
 
@@ -42,13 +43,12 @@ impl EmptyProbe {
             },
         };
         let prog = sys::prog_load(&load, None)?;
-        let file = FileSites {
-            path: path.to_path_buf(),
+        let places = Places {
             offsets: vec![offset],
-            indexes: vec![0],
-            semaphores: vec![],
+            ..Places::default()
         };
-        let link = link::multi(prog.as_fd(), &file, false, Some(pid), false, session)?;
+        let part = if session { Part::Session } else { Part::Entry };
+        let link = link::multi(prog.as_fd(), path, &places, false, Some(pid), part)?;
         Ok(EmptyProbe {
             _link: link,
             _prog: prog,

@@ -17,7 +17,8 @@ pub(crate) mod header {
     pub const PID_TGID: i16 = 16;
     /// u64: nanoseconds; in a frame the end of the bytes captured so far.
     pub const LATENCY: i16 = 24;
-    /// [u8; 16]: the thread's name.
+    /// [u8; 16]: the thread's name; in a frame its first word is the word at the stack pointer at
+    /// entry.
     pub const COMM: i16 = 32;
     /// u64: one bit per slot that could not be read (whole).
     pub const FAULTS: i16 = 48;
@@ -30,6 +31,40 @@ pub(crate) mod header {
     pub const KEPT: u16 = 1;
     /// In a frame: the entry's filter said no, the return is to ask `keep`.
     pub const DEFERRED: u16 = 2;
+}
+
+/// A call's frame where it is not a record: words.
+pub(crate) mod open {
+    /// The monotonic time of the entry.
+    pub const TIME: i16 = 0;
+    /// tgid in the high half, thread in the low.
+    pub const PID_TGID: i16 = 8;
+    /// The word at the stack pointer at entry: the return address.
+    pub const CALLER: i16 = 16;
+    /// Bytes of a frame.
+    pub const SIZE: u32 = 24;
+    /// Of a call that says what runs: what ran on the thread before.
+    pub const FORMER: i16 = 24;
+    /// Bytes of such a frame.
+    pub const RUNNING_SIZE: u32 = 32;
+}
+
+/// The key of a call's frame.
+pub(crate) mod frame_key {
+    /// u64: tgid in the high half, index of the site in the low.
+    pub const PROCESS: i16 = 0;
+    /// u64: the stack pointer at entry; of goroutines its distance from the top of their stack.
+    pub const PLACE: i16 = 8;
+    /// u64, where frames are not named by the stack alone: the goroutine, or what runs.
+    pub const OWNER: i16 = 16;
+
+    /// Bytes of a key.
+    pub fn size(name: crate::FrameName) -> u32 {
+        match name {
+            crate::FrameName::Stack => 16,
+            crate::FrameName::Goroutine | crate::FrameName::Running => 24,
+        }
+    }
 }
 
 /// One capture's place in a record: a word; for bytes it holds offset (low half) and length.
@@ -213,6 +248,8 @@ pub(crate) enum Counter {
     DroppedMap = 5,
     /// Of the filtered: those whose filter, value or key could not be read.
     Unreadable = 6,
+    /// Calls whose frame a later call found in its place.
+    Abandoned = 7,
 }
 
 /// Words of counters before a block's other parts: a cache line.

@@ -43,7 +43,9 @@ mod stats;
 mod sys;
 
 pub use empty::EmptyProbe;
-pub use engine::{AttachExit, AttachSite, Engine, dump_object, monotonic_ns, unix_offset_ns};
+pub use engine::{
+    AttachExit, AttachSite, Engine, OpenCall, dump_object, monotonic_ns, unix_offset_ns,
+};
 pub use error::Error;
 pub use expr::Expr;
 pub use hist::HistData;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::engine::AttachSite;
+use crate::program::{Part, exit};
 use crate::sys::{self, attach_type};
 
 /// What keeps a program attached: closing it detaches. The order of the fields is that of
@@ -15,59 +16,84 @@ pub(crate) struct Link {
     _event: Option<OwnedFd>,
 }
 
-/// Sites of one file, in the order of their offsets.
+/// Sites of one file.
+#[derive(Default)]
 pub(crate) struct FileSites {
     pub path: PathBuf,
+    pub entries: Places,
+    pub exits: Places,
+}
+
+/// Places in a file, in the order of their offsets. One place may be there several times, with
+/// different cookies: the kernel then runs the program for each.
+#[derive(Default)]
+pub(crate) struct Places {
     pub offsets: Vec<u64>,
-    pub indexes: Vec<u64>,
+    pub cookies: Vec<u64>,
     /// Offsets of semaphores, 0 for none; empty when no site has one.
     pub semaphores: Vec<u64>,
 }
 
+/// An offset, its cookie and its semaphore.
+type Place = (u64, u64, u64);
+
+impl Places {
+    fn new(mut list: Vec<Place>) -> Places {
+        list.sort_unstable();
+        list.dedup();
+        Places {
+            offsets: list.iter().map(|s| s.0).collect(),
+            cookies: list.iter().map(|s| s.1).collect(),
+            semaphores: match list.iter().any(|s| s.2 != 0) {
+                true => list.iter().map(|s| s.2).collect(),
+                false => Vec::new(),
+            },
+        }
+    }
+}
+
 /// Sorts sites by file.
 pub(crate) fn by_file(sites: &[AttachSite]) -> Vec<FileSites> {
-    let mut files: BTreeMap<&Path, Vec<(u64, u64, u64)>> = BTreeMap::new();
+    let mut files: BTreeMap<&Path, [Vec<Place>; 2]> = BTreeMap::new();
     for site in sites {
-        let list = files.entry(&site.path).or_default();
+        let [entries, exits] = files.entry(&site.path).or_default();
         // The kernel takes offset 0, where the ELF header is, for none.
-        list.push((site.offset, site.site.into(), site.semaphore.unwrap_or(0)));
+        entries.push((site.offset, site.site.into(), site.semaphore.unwrap_or(0)));
+        exits.extend(
+            site.exits
+                .iter()
+                .map(|e| (e.offset, exit::cookie(site.site, e), 0)),
+        );
     }
     files
         .into_iter()
-        .map(|(path, mut list)| {
-            list.sort_unstable();
-            FileSites {
-                path: path.to_path_buf(),
-                offsets: list.iter().map(|s| s.0).collect(),
-                indexes: list.iter().map(|s| s.1).collect(),
-                semaphores: match list.iter().any(|s| s.2 != 0) {
-                    true => list.iter().map(|s| s.2).collect(),
-                    false => Vec::new(),
-                },
-            }
+        .map(|(path, [entries, exits])| FileSites {
+            path: path.to_path_buf(),
+            entries: Places::new(entries),
+            exits: Places::new(exits),
         })
         .collect()
 }
 
-/// One link for all sites of a file.
+/// One link for all places of a file that run the same program.
 pub(crate) fn multi(
     prog: BorrowedFd<'_>,
-    file: &FileSites,
+    path: &Path,
+    places: &Places,
     cookies: bool,
     pid: Option<u32>,
-    at_return: bool,
-    session: bool,
+    part: Part,
 ) -> io::Result<Link> {
     let link = sys::MultiLink {
-        path: &file.path,
-        offsets: &file.offsets,
-        cookies: if cookies { &file.indexes } else { &[] },
-        semaphores: &file.semaphores,
+        path,
+        offsets: &places.offsets,
+        cookies: if cookies { &places.cookies } else { &[] },
+        semaphores: &places.semaphores,
         pid,
-        at_return,
-        attach_type: match session {
-            true => attach_type::UPROBE_SESSION,
-            false => attach_type::UPROBE_MULTI,
+        at_return: part == Part::Return,
+        attach_type: match part {
+            Part::Session => attach_type::UPROBE_SESSION,
+            _ => attach_type::UPROBE_MULTI,
         },
     };
     Ok(Link {

@@ -10,9 +10,9 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 use crate::asm::{Code, Kfunc, MapRef};
 use crate::btf;
 use crate::error::Error;
-use crate::layout::{KeyLayout, RecordLayout, table_value};
-use crate::program::{FrameKind, Part, SiteSource, Target, compile};
-use crate::spec::{Action, EngineOptions, Mechanism, ProbeKind, ProbeSpec};
+use crate::layout::{KeyLayout, RecordLayout, frame_key, table_value};
+use crate::program::{FrameKind, Part, SiteSource, Target, compile, frame_name, returns};
+use crate::spec::{Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns};
 use crate::sys::{self, attach_type};
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -33,6 +33,8 @@ pub(crate) struct Maps {
     /// The same, for programs that are loaded later.
     ring_fd: Option<OwnedFd>,
     pub scratch: Option<MapData>,
+    /// What runs, by thread.
+    running: Option<MapData>,
     /// By probe.
     pub frames: Vec<Option<MapData>>,
     pub tables: Vec<Option<MapData>>,
@@ -124,6 +126,17 @@ impl Maps {
             0 => None,
             bytes => Some(create_map("scratch", BPF_MAP_TYPE_ARRAY, 4, bytes, 1, 0)?),
         };
+        let running = match probes.iter().any(asks_what_runs) {
+            true => Some(create_map(
+                "running",
+                bpf_map_type::BPF_MAP_TYPE_HASH,
+                8,
+                8,
+                options.max_frames.max(1),
+                0,
+            )?),
+            false => None,
+        };
         let tables = probes
             .iter()
             .map(|probe| create_table(probe, options))
@@ -133,6 +146,7 @@ impl Maps {
             ring,
             ring_fd,
             scratch,
+            running,
             frames: probes.iter().map(|_| None).collect(),
             tables,
         })
@@ -150,7 +164,7 @@ impl Maps {
         let in_map = match kind {
             FrameKind::None => false,
             FrameKind::Time => mechanism != Mechanism::Session,
-            FrameKind::Record => true,
+            FrameKind::Running | FrameKind::Record => true,
         };
         if !in_map || self.frames[index].is_some() {
             return Ok(());
@@ -161,7 +175,7 @@ impl Maps {
         let map = create_map(
             "frames",
             bpf_map_type::BPF_MAP_TYPE_HASH,
-            16,
+            frame_key::size(frame_name(spec)),
             size,
             entries,
             0,
@@ -175,11 +189,17 @@ impl Maps {
             MapRef::State => Some(&self.state),
             MapRef::Ring => return self.ring_fd.as_ref().map(AsFd::as_fd),
             MapRef::Scratch => self.scratch.as_ref(),
+            MapRef::Running => self.running.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),
         };
         Some(map?.fd().as_fd())
     }
+}
+
+/// Says or asks what runs on a thread.
+fn asks_what_runs(spec: &ProbeSpec) -> bool {
+    matches!(spec.action, Action::Running { .. }) || frame_name(spec) == FrameName::Running
 }
 
 /// What has been found out about this kernel, each once and only when needed.
@@ -227,9 +247,26 @@ pub(crate) struct Loaded {
     pub mechanism: Mechanism,
     /// The entry, or the whole call in a session.
     pub entry: OwnedFd,
+    /// At the return, or at the exits.
     pub at_return: Option<OwnedFd>,
-    /// Cookies do not work: each site needs programs of its own, made when it is attached.
+    /// Cookies do not work: where programs need one (see [`uses_cookie`]), each site and exit
+    /// has programs of its own, made when it is attached.
     pub per_site: bool,
+}
+
+impl Loaded {
+    /// The program of a part; of one that the probe does not have the entry's.
+    pub fn program(&self, part: Part) -> &OwnedFd {
+        match (part, &self.at_return) {
+            (Part::Return | Part::Exit, Some(program)) => program,
+            _ => &self.entry,
+        }
+    }
+}
+
+/// Whether a program needs its link's cookie.
+pub(crate) fn uses_cookie(spec: &ProbeSpec, part: Part) -> bool {
+    spec.sites > 1 || part == Part::Exit
 }
 
 /// Loads programs.
@@ -247,8 +284,9 @@ impl Loader<'_> {
         spec: &ProbeSpec,
         maps: &mut Maps,
     ) -> Result<Loaded, Error> {
-        let is_call = matches!(spec.kind, ProbeKind::Call { .. });
-        let order: &[Mechanism] = match (self.options.mechanism, is_call) {
+        let replaced =
+            matches!(spec.kind, ProbeKind::Call { .. }) && returns(spec) == Returns::Replaced;
+        let order: &[Mechanism] = match (self.options.mechanism, replaced) {
             (Some(Mechanism::Session), true) => &[Mechanism::Session],
             (Some(Mechanism::Session | Mechanism::Multi), _) => &[Mechanism::Multi],
             (Some(Mechanism::Perf), _) => &[Mechanism::Perf],
@@ -275,44 +313,58 @@ impl Loader<'_> {
         maps: &mut Maps,
     ) -> Result<Loaded, Error> {
         maps.need_frames(index, spec, mechanism, self.options)?;
-        let part = match mechanism {
-            Mechanism::Session => Part::Session,
-            _ => Part::Entry,
-        };
-        let cookies = !self.options.oldest || mechanism != Mechanism::Perf;
-        let mut site = SiteSource::Cookie;
-        let mut entry = match cookies {
-            true => self.program(mechanism, part, site, index, spec, maps),
-            false => Err(Error::Usage("no cookies".into())),
-        };
-        if entry.is_err() && mechanism == Mechanism::Perf && spec.sites > 1 {
-            site = SiteSource::Constant(0);
-            entry = self.program(mechanism, part, site, index, spec, maps);
+        let parts = Part::of(spec, mechanism);
+        let without = mechanism == Mechanism::Perf && parts.iter().any(|p| uses_cookie(spec, *p));
+        if without && self.options.oldest {
+            return self.parts(mechanism, parts, SiteSource::Constant(0), index, spec, maps);
         }
-        let entry = entry.or_else(|e| match (e, cookies) {
-            (Error::Usage(_), false) => {
-                self.program(mechanism, part, SiteSource::Constant(0), index, spec, maps)
+        match self.parts(mechanism, parts, SiteSource::Cookie, index, spec, maps) {
+            Err(Error::Load { .. }) if without => {
+                self.parts(mechanism, parts, SiteSource::Constant(0), index, spec, maps)
             }
-            (e, _) => Err(e),
-        })?;
-        if !self.found.links(mechanism, entry.as_fd()) {
-            return Err(Error::Load {
-                probe: spec.name.clone(),
-                part: part.name(),
-                mechanism,
-                source: io::Error::new(io::ErrorKind::Unsupported, "this kernel has no such links"),
-                log: None,
-            });
+            other => other,
         }
-        let at_return = match (&spec.kind, mechanism) {
-            (ProbeKind::Entry, _) | (_, Mechanism::Session) => None,
-            _ => Some(self.program(mechanism, Part::Return, site, index, spec, maps)?),
+    }
+
+    /// Loads the programs of a probe.
+    fn parts(
+        &mut self,
+        mechanism: Mechanism,
+        parts: &[Part],
+        site: SiteSource,
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &Maps,
+    ) -> Result<Loaded, Error> {
+        let mut programs = Vec::new();
+        for &part in parts {
+            let program = self.program(mechanism, part, site, index, spec, maps)?;
+            if !self.found.links(mechanism, program.as_fd()) {
+                return Err(Error::Load {
+                    probe: spec.name.clone(),
+                    part: part.name(),
+                    mechanism,
+                    source: io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        "this kernel has no such links",
+                    ),
+                    log: None,
+                });
+            }
+            programs.push(program);
+        }
+        let mut programs = programs.into_iter();
+        let (Some(entry), at_return) = (programs.next(), programs.next()) else {
+            return Err(Error::Usage(format!(
+                "probe {}: it has no program",
+                spec.name
+            )));
         };
         Ok(Loaded {
             mechanism,
             entry,
             at_return,
-            per_site: spec.sites > 1 && site != SiteSource::Cookie,
+            per_site: site != SiteSource::Cookie,
         })
     }
 

@@ -16,7 +16,7 @@ use object::{
 use crate::asm::{Code, MapRef};
 use crate::error::Error;
 use crate::program::{Part, SiteSource, Target, compile};
-use crate::spec::{EngineOptions, Mechanism, ProbeKind, ProbeSpec};
+use crate::spec::{EngineOptions, Mechanism, ProbeSpec};
 
 /// R_BPF_64_64 and R_BPF_64_32 of the BPF ABI.
 const R_BPF_64_64: u32 = 1;
@@ -38,23 +38,23 @@ pub(crate) fn write(
         symbols: HashMap::new(),
     };
     for (index, spec) in specs.iter().enumerate() {
-        let call = matches!(spec.kind, ProbeKind::Call { .. });
-        let parts: &[(Part, &str)] = match (options.mechanism, call) {
-            (None | Some(Mechanism::Session), true) => &[(Part::Session, "uprobe.session")],
-            (Some(Mechanism::Perf), true) => {
-                &[(Part::Entry, "uprobe"), (Part::Return, "uretprobe")]
-            }
-            (Some(Mechanism::Multi), true) => &[
-                (Part::Entry, "uprobe.multi"),
-                (Part::Return, "uretprobe.multi"),
-            ],
-            (Some(Mechanism::Perf), false) => &[(Part::Entry, "uprobe")],
-            (_, false) => &[(Part::Entry, "uprobe.multi")],
-        };
-        for (part, section) in parts {
+        let mechanism = options.mechanism.unwrap_or(Mechanism::Session);
+        for part in Part::of(spec, mechanism) {
+            let section = match (part, mechanism) {
+                (Part::Session, _) => "uprobe.session",
+                (Part::Return, Mechanism::Perf) => "uretprobe",
+                (Part::Return, _) => "uretprobe.multi",
+                (_, Mechanism::Perf) => "uprobe",
+                _ => "uprobe.multi",
+            };
+            // Entry and exits are attached in one way, and told apart by their names.
+            let of = match part {
+                Part::Exit => "/exit",
+                _ => "",
+            };
             let code = compile(index, spec, *part, SiteSource::Cookie, target)?;
             let name = format!("{}_{index}_{}", plain(&spec.name), part.name());
-            file.program(index, &format!("{section}/{}", spec.name), &name, &code)
+            file.program(index, &format!("{section}/{}{of}", spec.name), &name, &code)
                 .map_err(broken)?;
         }
     }
@@ -109,6 +109,7 @@ impl File<'_> {
                 MapRef::State => "state".to_string(),
                 MapRef::Ring => "ring".to_string(),
                 MapRef::Scratch => "scratch".to_string(),
+                MapRef::Running => "running".to_string(),
                 MapRef::Frames => format!("frames_{probe}"),
                 MapRef::Table => format!("keys_{probe}"),
             };

@@ -12,8 +12,8 @@ pub struct Counters {
     pub emitted: u64,
     /// Added to a count or histogram.
     pub aggregated: u64,
-    /// A filter said no (records sent as `kept` among them), or something that it, a value or a
-    /// string in a key needed could not be read.
+    /// A filter said no (records sent as `kept` among them), or something that it, a value, a
+    /// string in a key or the name of a call's frame needed could not be read.
     pub filtered: u64,
     /// The ring buffer was full.
     pub dropped_ring: u64,
@@ -21,8 +21,9 @@ pub struct Counters {
     pub dropped_map: u64,
     /// Calls still open, or whose return will never be seen (longjmp, exception, thread's end).
     pub unpaired: u64,
-    /// Of the unpaired: those whose frame was taken by a later call, so that they had been left before (longjmp,
-    /// exception, thread's end).
+    /// Of the unpaired: those in whose frame's place a later call was found, so that they had
+    /// been left before (longjmp, exception, thread's end). See [`crate::Engine::open_calls`] for
+    /// the others. Where the kernel keeps the frames (a session) nobody tells.
     pub abandoned: u64,
     /// Of the unpaired: those whose return the kernel does not see, as more than 64 were open on the thread already.
     pub nested: u64,

@@ -1,13 +1,13 @@
 //! Attaching and letting go.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use super::{AttachSite, Engine};
 use crate::error::Error;
 use crate::layout::{MAX_PIDS, PIDS};
-use crate::link::{self, FileSites, PerfSource};
-use crate::load::Loader;
+use crate::link::{self, FileSites, Link, PerfSource, Places};
+use crate::load::{Loader, uses_cookie};
 use crate::program::{Part, SiteSource};
 use crate::spec::Mechanism;
 
@@ -41,7 +41,7 @@ impl Engine {
             done.map_err(|source| Error::Attach {
                 probe: self.probes[probe].name.clone(),
                 path: file.path.clone(),
-                count: file.offsets.len(),
+                count: file.entries.offsets.len(),
                 mechanism,
                 source,
             })?;
@@ -72,28 +72,39 @@ impl Engine {
         Ok(())
     }
 
-    /// The return first: a call that begins in between has no entry, and is no hit.
+    /// The programs of a probe and where in a file each goes. The return first: a call that
+    /// begins in between has no entry, and is no hit.
+    fn places<'a>(&self, probe: usize, file: &'a FileSites) -> Vec<(Part, &'a Places)> {
+        let parts = Part::of(&self.probes[probe], self.loaded[probe].mechanism);
+        let place = |part: &Part| match part {
+            Part::Exit => (*part, &file.exits),
+            _ => (*part, &file.entries),
+        };
+        let places = parts.iter().rev().map(place);
+        places.filter(|(_, at)| !at.offsets.is_empty()).collect()
+    }
+
     fn attach_multi(&mut self, probe: usize, file: &FileSites, pid: Option<u32>) -> io::Result<()> {
-        let loaded = &self.loaded[probe];
-        let cookies = self.probes[probe].sites > 1;
-        let session = loaded.mechanism == Mechanism::Session;
         // Before Linux 6.10 the kernel's filter lets one thread through only: the program tests.
         let pid = pid.filter(|_| !self.target.pid_test);
-        if let Some(prog) = &loaded.at_return {
-            let link = link::multi(prog.as_fd(), file, cookies, pid, true, false)?;
-            self.return_links.push(link);
+        let mut links = Vec::new();
+        for (part, places) in self.places(probe, file) {
+            let prog = self.loaded[probe].program(part);
+            let cookies = uses_cookie(&self.probes[probe], part);
+            let link = link::multi(prog.as_fd(), &file.path, places, cookies, pid, part)?;
+            links.push((part, link));
         }
-        let entry = link::multi(loaded.entry.as_fd(), file, cookies, pid, false, session);
-        match entry {
-            Ok(link) => self.entry_links.push(link),
-            Err(e) => {
-                if loaded.at_return.is_some() {
-                    self.return_links.pop();
-                }
-                return Err(e);
-            }
+        for (part, link) in links {
+            self.keep(part, link);
         }
         Ok(())
+    }
+
+    fn keep(&mut self, part: Part, link: Link) {
+        match part {
+            Part::Entry | Part::Session => self.entry_links.push(link),
+            Part::Return | Part::Exit => self.return_links.push(link),
+        }
     }
 
     fn attach_perf(
@@ -109,53 +120,44 @@ impl Engine {
                 Err(e) => return Ok(Err(e)),
             },
         };
-        for (i, (&offset, &index)) in file.offsets.iter().zip(&file.indexes).enumerate() {
-            let place = (offset, file.semaphores.get(i).copied().unwrap_or(0));
-            let has_return = self.loaded[probe].at_return.is_some();
-            let per_site = self.loaded[probe].per_site;
-            if per_site {
-                self.site_programs(probe, index as u32, has_return)?;
-            }
-            let loaded = &self.loaded[probe];
-            let own = |part| self.per_site.get(&(probe, index as u32, part));
-            let cookie = (self.probes[probe].sites > 1 && !per_site).then_some(index);
-            let attach = |prog: &OwnedFd, at_return| {
-                source.attach(prog.as_fd(), &file.path, place, pid, at_return, cookie)
-            };
-            let at_return = match own(Part::Return).or(loaded.at_return.as_ref()) {
-                Some(prog) => match attach(prog, true) {
-                    Ok(link) => Some(link),
+        for (part, places) in self.places(probe, file) {
+            for (i, (&offset, &word)) in places.offsets.iter().zip(&places.cookies).enumerate() {
+                let place = (offset, places.semaphores.get(i).copied().unwrap_or(0));
+                let uses = uses_cookie(&self.probes[probe], part);
+                let own = uses && self.loaded[probe].per_site;
+                if own {
+                    self.own_program(probe, word, part)?;
+                }
+                let prog = match self.per_site.get(&(probe, word, part)) {
+                    Some(prog) if own => prog,
+                    _ => self.loaded[probe].program(part),
+                };
+                let cookie = (uses && !own).then_some(word);
+                let at_return = part == Part::Return;
+                let link = source.attach(prog.as_fd(), &file.path, place, pid, at_return, cookie);
+                match link {
+                    Ok(link) => self.keep(part, link),
                     Err(e) => return Ok(Err(e)),
-                },
-                None => None,
-            };
-            match attach(own(Part::Entry).unwrap_or(&loaded.entry), false) {
-                Ok(link) => self.entry_links.push(link),
-                Err(e) => return Ok(Err(e)),
+                }
             }
-            self.return_links.extend(at_return);
         }
         Ok(Ok(()))
     }
 
-    /// Loads the programs of one site.
-    fn site_programs(&mut self, probe: usize, site: u32, has_return: bool) -> Result<(), Error> {
-        for part in [Part::Entry, Part::Return] {
-            if (part == Part::Return && !has_return)
-                || self.per_site.contains_key(&(probe, site, part))
-            {
-                continue;
-            }
-            let mut loader = Loader {
-                target: &self.target,
-                options: &self.options,
-                found: &mut self.found,
-            };
-            let source = SiteSource::Constant(site);
-            let spec = &self.probes[probe];
-            let prog = loader.program(Mechanism::Perf, part, source, probe, spec, &self.maps)?;
-            self.per_site.insert((probe, site, part), prog);
+    /// Loads a program that knows its cookie, for kernels without.
+    fn own_program(&mut self, probe: usize, cookie: u64, part: Part) -> Result<(), Error> {
+        if self.per_site.contains_key(&(probe, cookie, part)) {
+            return Ok(());
         }
+        let mut loader = Loader {
+            target: &self.target,
+            options: &self.options,
+            found: &mut self.found,
+        };
+        let source = SiteSource::Constant(cookie);
+        let spec = &self.probes[probe];
+        let prog = loader.program(Mechanism::Perf, part, source, probe, spec, &self.maps)?;
+        self.per_site.insert((probe, cookie, part), prog);
         Ok(())
     }
 

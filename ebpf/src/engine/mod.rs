@@ -1,7 +1,10 @@
 //! The engine: programs loaded, attached, and read.
 
 mod attach;
+mod open;
 mod read;
+
+pub use open::OpenCall;
 
 use std::collections::HashMap;
 use std::io;
@@ -17,8 +20,8 @@ use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout, StateLayout};
 use crate::link::{Link, PerfSource};
 use crate::load::{Found, Loaded, Loader, Maps};
 use crate::object_file;
-use crate::program::{Part, ScratchLayout, SiteSource, Target};
-use crate::spec::{Action, EngineOptions, Mechanism, ProbeKind, ProbeSpec};
+use crate::program::{Part, ScratchLayout, SiteSource, Target, returns};
+use crate::spec::{Action, EngineOptions, Mechanism, ProbeSpec, Returns};
 use crate::sys;
 
 /// A place to attach a probe to.
@@ -33,8 +36,9 @@ pub struct AttachSite {
     /// Offset in the file of a USDT probe's semaphore: a counter (u16) that the kernel raises in
     /// every process that maps the file while the site is attached.
     pub semaphore: Option<u64>,
-    /// The instructions by which the function is left, in the same file, for a call whose returns are seen there
-    /// ([`crate::Returns::Exits`]).
+    /// The instructions by which the function is left, in the same file, for a call whose
+    /// returns are seen there ([`crate::Returns::Exits`]); none: it never ends. Functions may
+    /// share them.
     pub exits: Vec<AttachExit>,
 }
 
@@ -43,9 +47,12 @@ pub struct AttachSite {
 pub struct AttachExit {
     /// Offset in the file.
     pub offset: u64,
-    /// The condition of a conditional jump, as in the low four bits of its opcode (Intel SDM volume 1, appendix B):
-    /// the call ends only when it is met. `None`: always.
+    /// The condition of a conditional jump, as in the low four bits of its opcode (Intel SDM
+    /// volume 1, appendix B): the call ends only when it is met. `None`: always.
     pub condition: Option<u8>,
+    /// It is a jump into another function, which has yet to compute the return value:
+    /// [`crate::Expr::Retval`] faults here. A conditional one is a jump anyway.
+    pub jump: bool,
 }
 
 /// What attaches and is read. Dropping it detaches.
@@ -59,8 +66,8 @@ pub struct Engine {
     entry_links: Vec<Link>,
     return_links: Vec<Link>,
     loaded: Vec<Loaded>,
-    /// Programs for one site each, where cookies do not work.
-    per_site: HashMap<(usize, u32, Part), OwnedFd>,
+    /// Programs for one site or exit each, where cookies do not work: by probe, cookie and part.
+    per_site: HashMap<(usize, u64, Part), OwnedFd>,
     pids: Option<Vec<u32>>,
     perf: Option<PerfSource>,
     state: sys::Mapping,
@@ -142,15 +149,9 @@ impl Engine {
         let target = target(&probes, options, atomics)?;
         // What cannot be compiled is told before the kernel is asked for anything.
         for (index, spec) in probes.iter().enumerate() {
-            let site = SiteSource::Cookie;
-            match spec.kind {
-                ProbeKind::Entry => {
-                    crate::program::compile(index, spec, Part::Entry, site, &target)?
-                }
-                ProbeKind::Call { .. } => {
-                    crate::program::compile(index, spec, Part::Session, site, &target)?
-                }
-            };
+            for part in Part::of(spec, Mechanism::Session) {
+                crate::program::compile(index, spec, *part, SiteSource::Cookie, &target)?;
+            }
         }
         let mut maps = Maps::create(&probes, &target, options)?;
         let mut found = Found::default();
@@ -206,6 +207,12 @@ impl Engine {
         self.loaded
             .get(probe)
             .map_or(Mechanism::Perf, |l| l.mechanism)
+    }
+
+    /// How the end of the calls of probe `probe` is seen. Of an entry or unknown probe:
+    /// replaced.
+    pub fn returns(&self, probe: usize) -> Returns {
+        self.probes.get(probe).map(returns).unwrap_or_default()
     }
 
     /// Bytes of kernel memory that the maps take, about.

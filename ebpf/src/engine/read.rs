@@ -41,6 +41,7 @@ impl Engine {
             dropped_ring: self.counter(probe, Counter::DroppedRing),
             dropped_map: self.counter(probe, Counter::DroppedMap),
             unreadable: self.counter(probe, Counter::Unreadable),
+            abandoned: self.counter(probe, Counter::Abandoned),
             missed: self.missed(probe),
             ..Counters::default()
         };

@@ -29,6 +29,8 @@ pub(crate) struct Emitter<'a> {
     pub phase: Phase,
     /// Stack slot of the latency, at the return.
     pub latency: Option<i16>,
+    /// Stack slot of a word that is not 0 where the call ended by a jump; none: it returned.
+    pub jumped: Option<i16>,
     /// Layout of the frame in R8, at the return.
     pub frame: Option<&'a RecordLayout>,
 }
@@ -41,6 +43,7 @@ impl<'a> Emitter<'a> {
             depth: 0,
             phase,
             latency: None,
+            jumped: None,
             frame: None,
         }
     }
@@ -83,9 +86,15 @@ impl<'a> Emitter<'a> {
             return Ok(());
         }
         match expr {
+            Expr::Retval => {
+                if let Some(slot) = self.jumped {
+                    self.asm.load(Size::DW, R0, R10, slot);
+                    self.asm.jump_if_imm(Cmp::Ne, R0, 0, fault);
+                }
+                self.asm.load(Size::DW, R0, R6, arch::RETVAL);
+            }
             Expr::Const(_)
             | Expr::Reg(_)
-            | Expr::Retval
             | Expr::Latency
             | Expr::Depth
             | Expr::SelfTime
@@ -162,6 +171,7 @@ impl<'a> Emitter<'a> {
                 Some(offset) => self.asm.load(Size::DW, dst, R6, *offset),
                 None => return Err(format!("there is no general register of DWARF number {n}")),
             },
+            Expr::Retval if at_return && self.jumped.is_some() => return Ok(false),
             Expr::Retval if at_return => self.asm.load(Size::DW, dst, R6, arch::RETVAL),
             Expr::Latency if at_return => match self.latency {
                 Some(slot) => self.asm.load(Size::DW, dst, R10, slot),
@@ -175,12 +185,12 @@ impl<'a> Emitter<'a> {
         Ok(true)
     }
 
-    fn is_leaf(expr: &Expr) -> bool {
+    fn is_leaf(&self, expr: &Expr) -> bool {
         match expr {
             Expr::Arg(n) => usize::from(*n) < arch::ARGS.len(),
+            Expr::Retval => self.jumped.is_none(),
             Expr::Const(_)
             | Expr::Reg(_)
-            | Expr::Retval
             | Expr::Latency
             | Expr::Depth
             | Expr::SelfTime
@@ -280,10 +290,10 @@ impl<'a> Emitter<'a> {
         if let BinOp::LogAnd | BinOp::LogOr = op {
             return self.logic(op == BinOp::LogOr, a, b, fault);
         }
-        if Self::is_leaf(b) {
+        if self.is_leaf(b) {
             self.expr(a, fault)?;
             self.leaf(b, R1)?;
-        } else if Self::is_leaf(a) {
+        } else if self.is_leaf(a) {
             self.expr(b, fault)?;
             self.asm.mov(R1, R0);
             self.leaf(a, R0)?;

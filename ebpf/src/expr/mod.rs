@@ -126,7 +126,8 @@ pub enum Expr {
     /// A general register at the hit, by its DWARF number on x86-64: 0 rax, 1 rdx, 2 rcx, 3 rbx,
     /// 4 rsi, 5 rdi, 6 rbp, 7 rsp, 8..=15 r8 to r15, 16 rip (the probed address). At entry only.
     Reg(u8),
-    /// The function's return value; in a call's return part only.
+    /// The function's return value; in a call's return part only. It faults where the call ended
+    /// by a jump into another function, which has yet to compute it.
     Retval,
     /// Nanoseconds from entry to return; in a call's return part only.
     Latency,
@@ -206,14 +207,13 @@ impl Expr {
         match self {
             Expr::Const(_)
             | Expr::Reg(_)
-            | Expr::Retval
             | Expr::Latency
             | Expr::Depth
             | Expr::SelfTime
             | Expr::Parent
             | Expr::Builtin(_) => false,
             Expr::Arg(n) => *n >= REGISTER_ARGS,
-            Expr::Saved(_) | Expr::Load { .. } => true,
+            Expr::Retval | Expr::Saved(_) | Expr::Load { .. } => true,
             Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),
             Expr::Binary { a, b, .. } => a.can_fault() || b.can_fault(),
             Expr::Cond(c, a, b) => c.can_fault() || a.can_fault() || b.can_fault(),

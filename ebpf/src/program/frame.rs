@@ -2,23 +2,26 @@
 //!
 //! A call is named by its frame: the process and the stack pointer at entry, which no two open
 //! calls share, recursion and threads included; with several sites the site too, since a tail
-//! call enters the next function with the same stack pointer. In a session program the kernel
-//! pairs entry and return and carries the time; a frame is needed only for what was captured.
+//! call enters the next function with the same stack pointer. Where stacks move or are shared
+//! their owner is part of the name. In a session program the kernel pairs entry and return and
+//! carries the time; a frame is needed only for what was captured.
 //!
 //! A frame is removed at its return. One left behind (longjmp, exception) is overwritten by the
-//! next call at that place, or removed by it if it is filtered.
+//! next call at that place, or removed by it if it is filtered: then it is counted as abandoned.
 
-use super::{FrameKind, Part, Program, Wrong, defers, part_of};
+use super::{FrameKind, Part, Program, Wrong, defers, frame_name, part_of};
 use crate::arch;
 use crate::asm::{Alu, Cmp, Kfunc, Label, MapRef, Reg, Size};
 use crate::expr::Phase;
 use crate::helper;
-use crate::layout::{Counter, header};
-use crate::spec::ProbeKind;
+use crate::layout::{Counter, frame_key, header, open};
+use crate::spec::{FrameName, ProbeKind};
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R9, R10};
 
 const BPF_ANY: u64 = 0;
+const BPF_NOEXIST: u64 = 1;
+const EEXIST: i32 = 17;
 
 impl Program<'_> {
     fn session(&self) -> bool {
@@ -30,13 +33,14 @@ impl Program<'_> {
         match self.frame {
             FrameKind::None => false,
             FrameKind::Time => !self.session(),
-            FrameKind::Record => true,
+            FrameKind::Running | FrameKind::Record => true,
         }
     }
 
     pub(super) fn call_entry(&mut self) -> Result<(), Wrong> {
         self.top()?;
         let (reject, full) = (self.emit.asm.label(), self.emit.asm.label());
+        let unreadable = self.emit.asm.label();
         let spec = self.spec;
         let deferred = match defers(spec) {
             true => Some(part_of("the program", self.emit.take(8))?),
@@ -50,8 +54,8 @@ impl Program<'_> {
         self.emit.asm.bind(go_on);
         match self.frame {
             _ if !self.has_frames() => self.remember_in_cookie(),
-            FrameKind::Record => self.remember_record(deferred, full)?,
-            _ => self.remember_time(full)?,
+            FrameKind::Record => self.remember_record(deferred, unreadable, full)?,
+            _ => self.remember_time(unreadable, full)?,
         }
         self.emit.asm.constant(R0, 0);
         self.emit.asm.exit();
@@ -64,16 +68,31 @@ impl Program<'_> {
             self.emit.asm.jump(go_on);
         } else {
             self.count(Counter::Filtered);
-            if self.has_frames() && !self.session() {
-                // What a call that never returned left here must not meet this call's return.
-                self.frame_key(0)?;
-                self.drop_frame();
-            }
+            self.forget_abandoned()?;
             self.skip_return();
         }
+        self.emit.asm.bind(unreadable);
+        self.count(Counter::Filtered);
+        self.count(Counter::Unreadable);
+        self.skip_return();
         self.emit.asm.bind(full);
         self.count(Counter::DroppedMap);
         self.skip_return();
+        Ok(())
+    }
+
+    /// What a call that never returned left in the place of a filtered one must not meet its
+    /// return. (In a session the filtered call's return is skipped.)
+    fn forget_abandoned(&mut self) -> Result<(), Wrong> {
+        if !self.has_frames() || self.session() {
+            return Ok(());
+        }
+        let nothing = self.emit.asm.label();
+        self.frame_key(0, nothing)?;
+        self.drop_frame();
+        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, nothing);
+        self.count(Counter::Abandoned);
+        self.emit.asm.bind(nothing);
         Ok(())
     }
 
@@ -93,25 +112,60 @@ impl Program<'_> {
         asm.store(Size::DW, R8, 0, R0);
     }
 
-    fn remember_time(&mut self, full: Label) -> Result<(), Wrong> {
-        self.frame_key(0)?;
-        let time = part_of("the program", self.emit.take(8))?;
+    /// The frame is a few words, built on the stack.
+    fn remember_time(&mut self, unreadable: Label, full: Label) -> Result<(), Wrong> {
+        let runs = self.will_run(unreadable)?;
+        self.frame_key(0, unreadable)?;
+        let size = self.frame.size(self.layout) as i16;
+        let frame = part_of("the program", self.emit.take(size))?;
+        self.emit.asm.call(helper::GET_CURRENT_PID_TGID);
+        self.emit
+            .asm
+            .store(Size::DW, R10, frame + open::PID_TGID, R0);
+        self.emit.stack(R1, frame + open::CALLER);
+        self.read_caller();
+        if runs.is_some() {
+            self.find_running(frame + open::PID_TGID);
+            self.emit.asm.store(Size::DW, R10, frame + open::FORMER, R0);
+        }
         self.emit.asm.call(helper::KTIME_GET_NS);
-        self.emit.asm.store(Size::DW, R10, time, R0);
-        self.emit.stack(R3, time);
-        self.insert_frame(full);
-        self.emit.give(8);
+        self.emit.asm.store(Size::DW, R10, frame + open::TIME, R0);
+        self.insert_frame(|emit| emit.stack(R3, frame), full);
+        if let Some(value) = runs {
+            self.set_running(frame, value, full);
+        }
+        self.emit.give(size);
+        if runs.is_some() {
+            self.emit.give(8);
+        }
         Ok(())
     }
 
+    /// Reads the word at the stack pointer to where R1 points; a zero where it cannot be read.
+    fn read_caller(&mut self) {
+        let asm = &mut self.emit.asm;
+        asm.constant(R2, 8);
+        asm.load(Size::DW, R3, R6, arch::SP);
+        asm.call(helper::PROBE_READ_USER);
+    }
+
     /// The frame is the record, as far as entry can build it.
-    fn remember_record(&mut self, deferred: Option<i16>, full: Label) -> Result<(), Wrong> {
-        self.frame_key(0)?;
-        self.emit
-            .asm
-            .map_value(R3, MapRef::State, self.target.state.zeros);
-        self.insert_frame(full);
+    fn remember_record(
+        &mut self,
+        deferred: Option<i16>,
+        unreadable: Label,
+        full: Label,
+    ) -> Result<(), Wrong> {
+        self.frame_key(0, unreadable)?;
+        let zeros = self.target.state.zeros;
+        self.insert_frame(|emit| emit.asm.map_value(R3, MapRef::State, zeros), full);
         self.find_frame(full);
+        let asm = &mut self.emit.asm;
+        asm.call(helper::GET_CURRENT_PID_TGID);
+        asm.store(Size::DW, R8, header::PID_TGID, R0);
+        asm.mov(R1, R8);
+        asm.alu_imm(Alu::Add, R1, header::COMM.into());
+        self.read_caller();
         let spec = self.spec;
         let ProbeKind::Call { saved, .. } = &spec.kind else {
             return Ok(());
@@ -134,28 +188,59 @@ impl Program<'_> {
     }
 
     /// Puts the frame's key on the stack; `popped`: how far the stack pointer is above the
-    /// entry's.
-    fn frame_key(&mut self, popped: i32) -> Result<i16, Wrong> {
+    /// entry's. To `unreadable` where the owner of the stack cannot be told.
+    fn frame_key(&mut self, popped: i32, unreadable: Label) -> Result<(), Wrong> {
+        let name = frame_name(self.spec);
         let key = match self.frame_key {
             Some(key) => key,
-            None => part_of("the program", self.emit.take(16))?,
+            None => part_of("the program", self.emit.take(frame_key::size(name) as i16))?,
         };
         self.frame_key = Some(key);
+        let owner = key + frame_key::OWNER;
         let asm = &mut self.emit.asm;
         asm.call(helper::GET_CURRENT_PID_TGID);
+        if name == FrameName::Running {
+            asm.store(Size::DW, R10, owner, R0);
+        }
         asm.alu_imm(Alu::Rsh, R0, 32);
+        asm.alu_imm(Alu::Lsh, R0, 32);
         if let Some(site) = self.site {
-            asm.alu_imm(Alu::Lsh, R0, 32);
             asm.load(Size::DW, R1, R10, site);
             asm.alu(Alu::Or, R0, R1);
         }
-        asm.store(Size::DW, R10, key, R0);
+        asm.store(Size::DW, R10, key + frame_key::PROCESS, R0);
+        match name {
+            FrameName::Stack => {}
+            FrameName::Goroutine => self.stack_top(owner, unreadable),
+            FrameName::Running => {
+                self.find_running(owner);
+                self.emit.asm.store(Size::DW, R10, owner, R0);
+            }
+        }
+        let asm = &mut self.emit.asm;
         asm.load(Size::DW, R1, R6, arch::SP);
         if popped != 0 {
             asm.alu_imm(Alu::Sub, R1, popped);
         }
-        asm.store(Size::DW, R10, key + 8, R1);
-        Ok(key)
+        if name == FrameName::Goroutine {
+            asm.load(Size::DW, R2, R10, owner);
+            asm.alu(Alu::Sub, R1, R2);
+            asm.load(Size::DW, R2, R6, arch::GOROUTINE);
+            asm.store(Size::DW, R10, owner, R2);
+        }
+        asm.store(Size::DW, R10, key + frame_key::PLACE, R1);
+        Ok(())
+    }
+
+    /// Reads the top of the goroutine's stack to the stack word at `word`.
+    fn stack_top(&mut self, word: i16, unreadable: Label) {
+        self.emit.stack(R1, word);
+        let asm = &mut self.emit.asm;
+        asm.constant(R2, 8);
+        asm.load(Size::DW, R3, R6, arch::GOROUTINE);
+        asm.alu_imm(Alu::Add, R3, arch::GOROUTINE_STACK_HI);
+        asm.call(helper::PROBE_READ_USER);
+        asm.jump_if_imm(Cmp::Ne, R0, 0, unreadable);
     }
 
     fn frame_args(&mut self) {
@@ -164,12 +249,32 @@ impl Program<'_> {
         self.emit.stack(R2, key);
     }
 
-    /// Inserts what R3 points to.
-    fn insert_frame(&mut self, full: Label) {
-        self.frame_args();
-        self.emit.asm.constant(R4, BPF_ANY);
-        self.emit.asm.call(helper::MAP_UPDATE);
-        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, full);
+    /// Inserts what `frame` lets R3 point to. What is there already was abandoned: it is
+    /// overwritten. (Asking first whether something is there would cost each call a lookup.)
+    fn insert_frame(
+        &mut self,
+        frame: impl Fn(&mut crate::expr::compile::Emitter<'_>),
+        full: Label,
+    ) {
+        let inserted = self.emit.asm.label();
+        for flags in [BPF_NOEXIST, BPF_ANY] {
+            self.frame_args();
+            frame(&mut self.emit);
+            let asm = &mut self.emit.asm;
+            asm.constant(R4, flags);
+            asm.call(helper::MAP_UPDATE);
+            asm.jump_if_imm(Cmp::Eq, R0, 0, inserted);
+            if flags == BPF_NOEXIST {
+                // Before Linux 6.4 the kernel's function gave an int, and what is above it in
+                // the register is whatever it is.
+                asm.alu_imm(Alu::Lsh, R0, 32);
+                asm.alu_imm(Alu::Arsh, R0, 32);
+                asm.jump_if_imm(Cmp::Ne, R0, -EEXIST, full);
+                self.count(Counter::Abandoned);
+            }
+        }
+        self.emit.asm.jump(full);
+        self.emit.asm.bind(inserted);
     }
 
     /// R8 = the frame.
@@ -180,6 +285,7 @@ impl Program<'_> {
         self.emit.asm.mov(R8, R0);
     }
 
+    /// Removes the frame; R0 = 0 if there was one.
     pub(super) fn drop_frame(&mut self) {
         if self.has_frames() && self.frame_key.is_some() {
             self.frame_args();
@@ -193,31 +299,20 @@ impl Program<'_> {
         let ProbeKind::Call { filter, .. } = &spec.kind else {
             return Ok(());
         };
+        // A return whose entry was not seen is no hit, nor is an exit that is not taken.
+        let none = self.emit.asm.label();
+        if self.part == Part::Exit {
+            self.exit_taken(none)?;
+        }
         let slot = part_of("the program", self.emit.take(8))?;
         let latency = part_of("the program", self.emit.take(8))?;
         self.emit.asm.call(helper::KTIME_GET_NS);
         self.emit.asm.store(Size::DW, R10, slot, R0);
         self.now = Some(slot);
-        // A return whose entry was not seen is no hit.
-        let none = self.emit.asm.label();
-        self.find_site()?;
-        match self.frame {
-            _ if !self.has_frames() => {
-                self.emit.asm.mov(R1, R6);
-                self.emit.asm.call_kfunc(Kfunc::SessionCookie);
-                self.emit.asm.load(Size::DW, R1, R0, 0);
-            }
-            kind => {
-                self.frame_key(arch::SP_AT_RETURN)?;
-                self.find_frame(none);
-                let time = if kind == FrameKind::Time {
-                    0
-                } else {
-                    header::TIME
-                };
-                self.emit.asm.load(Size::DW, R1, R8, time);
-            }
+        if self.part != Part::Exit {
+            self.find_site()?;
         }
+        self.entry_time(none)?;
         let asm = &mut self.emit.asm;
         asm.load(Size::DW, R2, R10, slot);
         asm.alu(Alu::Sub, R2, R1);
@@ -227,6 +322,9 @@ impl Program<'_> {
         if self.frame == FrameKind::Record {
             self.in_frame = true;
             self.emit.frame = Some(self.layout);
+        }
+        if self.frame == FrameKind::Running {
+            self.restore_running();
         }
         self.counters();
         let reject = self.emit.asm.label();
@@ -239,6 +337,28 @@ impl Program<'_> {
         self.emit.asm.bind(none);
         self.emit.asm.constant(R0, 0);
         self.emit.asm.exit();
+        Ok(())
+    }
+
+    /// R1 = the time of the entry, R8 = the frame if there is one.
+    fn entry_time(&mut self, none: Label) -> Result<(), Wrong> {
+        if !self.has_frames() {
+            self.emit.asm.mov(R1, R6);
+            self.emit.asm.call_kfunc(Kfunc::SessionCookie);
+            self.emit.asm.load(Size::DW, R1, R0, 0);
+            return Ok(());
+        }
+        let popped = match self.part {
+            Part::Exit => 0,
+            _ => arch::SP_AT_RETURN,
+        };
+        self.frame_key(popped, none)?;
+        self.find_frame(none);
+        let time = match self.frame {
+            FrameKind::Record => header::TIME,
+            _ => open::TIME,
+        };
+        self.emit.asm.load(Size::DW, R1, R8, time);
         Ok(())
     }
 }

@@ -3,11 +3,14 @@
 //! Registers, throughout: R6 the task's registers, R7 the probe's block of counters in this CPU's
 //! shard, R8 the record being built or the call's frame, R9 the end of its bytes or a histogram's
 //! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
-//! `aggregate` counts and histograms, `frame` open calls.
+//! `aggregate` counts and histograms, `frame` open calls, `exit` which of them an instruction
+//! ends, `running` what runs on a thread.
 
 mod aggregate;
+pub(crate) mod exit;
 mod frame;
 mod record;
+mod running;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -19,10 +22,11 @@ use crate::expr::compile::{Emitter, Reason};
 use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
-    Block, Counter, KeyLayout, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
+    Block, Counter, KeyLayout, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header, open,
 };
 use crate::spec::{
-    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, ProbeKind, ProbeSpec,
+    Action, Capture, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, Mechanism,
+    ProbeKind, ProbeSpec, Returns,
 };
 
 use Reg::{R0, R1, R2, R6, R7, R8, R10};
@@ -34,6 +38,8 @@ pub(crate) enum Part {
     Entry,
     /// A call's return.
     Return,
+    /// An instruction by which a call may end.
+    Exit,
     /// Both of a call's ends.
     Session,
 }
@@ -43,8 +49,35 @@ impl Part {
         match self {
             Part::Entry => "entry",
             Part::Return => "return",
+            Part::Exit => "exit",
             Part::Session => "call",
         }
+    }
+
+    /// The programs of a probe.
+    pub fn of(spec: &ProbeSpec, mechanism: Mechanism) -> &'static [Part] {
+        match (&spec.kind, returns(spec), mechanism) {
+            (ProbeKind::Entry, ..) => &[Part::Entry],
+            (_, Returns::Exits, _) => &[Part::Entry, Part::Exit],
+            (_, _, Mechanism::Session) => &[Part::Session],
+            _ => &[Part::Entry, Part::Return],
+        }
+    }
+}
+
+/// How the end of a probe's calls is seen.
+pub(crate) fn returns(spec: &ProbeSpec) -> Returns {
+    match spec.kind {
+        ProbeKind::Call { returns, .. } => returns,
+        ProbeKind::Entry => Returns::Replaced,
+    }
+}
+
+/// What names a probe's frames. A call that says what runs cannot itself be named by that.
+pub(crate) fn frame_name(spec: &ProbeSpec) -> FrameName {
+    match (&spec.kind, &spec.action) {
+        (_, Action::Running { .. }) | (ProbeKind::Entry, _) => FrameName::Stack,
+        (ProbeKind::Call { frame, .. }, _) => *frame,
     }
 }
 
@@ -53,8 +86,8 @@ impl Part {
 pub(crate) enum SiteSource {
     /// From the link's cookie.
     Cookie,
-    /// It is a constant (a program per site, or only one site).
-    Constant(u32),
+    /// It is a constant (a program per site, or only one site): what the cookie would be.
+    Constant(u64),
 }
 
 /// What the programs of an engine share.
@@ -123,6 +156,8 @@ pub(crate) enum FrameKind {
     None,
     /// The time of the entry.
     Time,
+    /// The same, and what ran before.
+    Running,
     /// The record as far as entry could build it.
     Record,
 }
@@ -131,6 +166,7 @@ impl FrameKind {
     pub fn of(spec: &ProbeSpec) -> FrameKind {
         match &spec.kind {
             ProbeKind::Entry => FrameKind::None,
+            _ if matches!(spec.action, Action::Running { .. }) => FrameKind::Running,
             ProbeKind::Call { saved, .. } if !saved.is_empty() || defers(spec) => FrameKind::Record,
             ProbeKind::Call { .. } => FrameKind::Time,
         }
@@ -140,7 +176,8 @@ impl FrameKind {
     pub fn size(self, layout: &RecordLayout) -> u32 {
         match self {
             FrameKind::None => 0,
-            FrameKind::Time => 8,
+            FrameKind::Time => open::SIZE,
+            FrameKind::Running => open::RUNNING_SIZE,
             FrameKind::Record => layout.size(),
         }
     }
@@ -181,7 +218,7 @@ pub(crate) fn compile(
         frame: FrameKind::of(spec),
         in_frame: false,
         part,
-        site_source: if spec.sites > 1 {
+        site_source: if spec.sites > 1 || part == Part::Exit {
             site
         } else {
             SiteSource::Constant(0)
@@ -250,7 +287,14 @@ fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
                 }
             }
         }
-        Action::Running { .. } => {}
+        Action::Running { .. } => {
+            if saved_count > 0 || spec.kind == ProbeKind::Entry {
+                return Err((
+                    "the action".into(),
+                    "only a call that saves nothing can say what runs".into(),
+                ));
+            }
+        }
         Action::Count { key } | Action::Histogram { key, .. } => {
             for (i, part) in key.iter().enumerate() {
                 if let KeyPart::Str { limit, .. } = part {
@@ -309,7 +353,7 @@ impl Program<'_> {
                 self.act(reject)
             }
             (ProbeKind::Call { .. }, Part::Entry) => self.call_entry(),
-            (ProbeKind::Call { .. }, Part::Return) => self.call_return(),
+            (ProbeKind::Call { .. }, Part::Return | Part::Exit) => self.call_return(),
             (ProbeKind::Call { .. }, Part::Session) => {
                 let returned = self.emit.asm.label();
                 self.emit.asm.mov(R1, R6);
@@ -381,16 +425,21 @@ impl Program<'_> {
             None => part_of("the program", self.emit.take(8))?,
         };
         self.site = Some(slot);
+        self.cookie();
+        self.emit.asm.store(Size::DW, R10, slot, R0);
+        Ok(())
+    }
+
+    /// R0 = the link's cookie.
+    fn cookie(&mut self) {
         let asm = &mut self.emit.asm;
         match self.site_source {
-            SiteSource::Constant(index) => asm.constant(R0, index.into()),
+            SiteSource::Constant(cookie) => asm.constant(R0, cookie),
             SiteSource::Cookie => {
                 asm.mov(R1, R6);
                 asm.call(helper::GET_ATTACH_COOKIE);
             }
         }
-        asm.store(Size::DW, R10, slot, R0);
-        Ok(())
     }
 
     fn count(&mut self, counter: Counter) {

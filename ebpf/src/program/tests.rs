@@ -4,7 +4,7 @@ use super::vm::{Kernel, Machine, Reference, Table, frame};
 use super::*;
 use crate::expr::{BinOp, Builtin, BytesSource, IntType, UnOp, eval};
 use crate::hist::{self, HistData};
-use crate::layout::{hist_words, table_value};
+use crate::layout::{frame_key, hist_words, table_value};
 use crate::record::Record;
 use proptest::prelude::*;
 
@@ -47,6 +47,7 @@ impl Bench {
         let layout = RecordLayout::new(&spec);
         let mut kernel = Kernel::default();
         kernel.frames.value = FrameKind::of(&spec).size(&layout) as usize;
+        kernel.frames.key = frame_key::size(frame_name(&spec)) as usize;
         if let Action::Count { key } | Action::Histogram { key, .. } = &spec.action {
             kernel.table = Table {
                 key: KeyLayout::new(key).size as usize,

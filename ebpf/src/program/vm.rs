@@ -15,6 +15,7 @@ const KFUNC_BASE: u32 = 1000;
 const RING: u64 = 1;
 const FRAMES: u64 = 2;
 const TABLE: u64 = 3;
+const RUNNING: u64 = 4;
 
 /// A hash map.
 #[derive(Default)]
@@ -46,6 +47,8 @@ pub struct Kernel {
     pub available: u64,
     pub frames: Table,
     pub table: Table,
+    /// What runs, by thread.
+    pub running: Table,
     /// Values of hash maps live here.
     arena: Vec<u64>,
     arena_used: usize,
@@ -76,6 +79,12 @@ impl Default for Kernel {
             },
             table: Table {
                 most: 8,
+                ..Table::default()
+            },
+            running: Table {
+                key: 8,
+                value: 8,
+                most: 2,
                 ..Table::default()
             },
             arena: vec![0; 1 << 16],
@@ -130,6 +139,7 @@ impl Kernel {
         match id {
             FRAMES => &mut self.frames,
             TABLE => &mut self.table,
+            RUNNING => &mut self.running,
             other => panic!("map {other} is no hash map"),
         }
     }
@@ -356,6 +366,7 @@ impl Machine {
                 MapRef::Ring => RING,
                 MapRef::Frames => FRAMES,
                 MapRef::Table => TABLE,
+                MapRef::Running => RUNNING,
             };
             insns[*at].regs &= 15;
             insns[*at].imm = address as i32;
