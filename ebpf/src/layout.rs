@@ -250,10 +250,12 @@ pub(crate) enum Counter {
     Unreadable = 6,
     /// Calls whose frame a later call found in its place.
     Abandoned = 7,
+    /// Calls whose return the kernel does not see: too many are pending on the thread.
+    Nested = 8,
 }
 
-/// Words of counters before a block's other parts: a cache line.
-const COUNTER_WORDS: u32 = 8;
+/// Words of counters before a block's other parts: two cache lines.
+const COUNTER_WORDS: u32 = 16;
 /// The blob's control area: the wake-up word, then process ids.
 const CONTROL: u32 = 128;
 /// Where the wake-up word lies: 1 from a wake-up until userspace has drained.

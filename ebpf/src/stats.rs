@@ -25,7 +25,9 @@ pub struct Counters {
     /// been left before (longjmp, exception, thread's end). See [`crate::Engine::open_calls`] for
     /// the others. Where the kernel keeps the frames (a session) nobody tells.
     pub abandoned: u64,
-    /// Of the unpaired: those whose return the kernel does not see, as more than 64 were open on the thread already.
+    /// Of the unpaired: those whose return the kernel does not see, since 64 returns were pending on the thread already
+    /// (of probes of any program, and with those of calls left by longjmp or an exception until the kernel notices).
+    /// See [`crate::Engine::tells_nested`].
     pub nested: u64,
     /// Of the filtered: those for which memory could not be read.
     pub unreadable: u64,

@@ -20,7 +20,7 @@ use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout, StateLayout};
 use crate::link::{Link, PerfSource};
 use crate::load::{Found, Loaded, Loader, Maps};
 use crate::object_file;
-use crate::program::{Part, ScratchLayout, SiteSource, Target, returns};
+use crate::program::{Part, Pending, ScratchLayout, SiteSource, Target, returns};
 use crate::spec::{Action, EngineOptions, Mechanism, ProbeSpec, Returns};
 use crate::sys;
 
@@ -97,6 +97,7 @@ fn target(probes: &[ProbeSpec], options: &EngineOptions, atomics: bool) -> Resul
         .next_power_of_two();
     Ok(Target {
         atomics,
+        pending: Pending::find(),
         pid_test: options.oldest || !features::kernel_filters_pid(),
         ring_bytes,
         scratch,
@@ -213,6 +214,12 @@ impl Engine {
     /// replaced.
     pub fn returns(&self, probe: usize) -> Returns {
         self.probes.get(probe).map(returns).unwrap_or_default()
+    }
+
+    /// Whether [`crate::Counters::nested`] is told: without BTF of the running kernel it stays 0, and such calls are
+    /// among the other unpaired ones.
+    pub fn tells_nested(&self) -> bool {
+        self.target.pending.is_some()
     }
 
     /// Bytes of kernel memory that the maps take, about.

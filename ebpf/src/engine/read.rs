@@ -40,6 +40,7 @@ impl Engine {
             filtered: self.counter(probe, Counter::Filtered),
             dropped_ring: self.counter(probe, Counter::DroppedRing),
             dropped_map: self.counter(probe, Counter::DroppedMap),
+            nested: self.counter(probe, Counter::Nested),
             unreadable: self.counter(probe, Counter::Unreadable),
             abandoned: self.counter(probe, Counter::Abandoned),
             missed: self.missed(probe),

@@ -52,6 +52,7 @@ impl Program<'_> {
         self.filter("the filter", &spec.filter, reject)?;
         let go_on = self.emit.asm.label();
         self.emit.asm.bind(go_on);
+        self.leave_if_nested()?;
         match self.frame {
             _ if !self.has_frames() => self.remember_in_cookie(),
             FrameKind::Record => self.remember_record(deferred, unreadable, full)?,
@@ -97,7 +98,7 @@ impl Program<'_> {
     }
 
     /// Ends an entry whose return is of no interest: in a session the kernel then skips it.
-    fn skip_return(&mut self) {
+    pub(super) fn skip_return(&mut self) {
         let skip = u64::from(self.session());
         self.emit.asm.constant(R0, skip);
         self.emit.asm.exit();

@@ -9,6 +9,7 @@
 mod aggregate;
 pub(crate) mod exit;
 mod frame;
+mod nesting;
 mod record;
 mod running;
 #[cfg(test)]
@@ -28,6 +29,8 @@ use crate::spec::{
     Action, Capture, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, Mechanism,
     ProbeKind, ProbeSpec, Returns,
 };
+
+pub(crate) use nesting::Pending;
 
 use Reg::{R0, R1, R2, R6, R7, R8, R10};
 
@@ -97,6 +100,8 @@ pub(crate) struct Target {
     pub atomics: bool,
     /// Programs test the process id themselves.
     pub pid_test: bool,
+    /// Where the kernel counts the returns that are pending on a thread; not known without BTF.
+    pub pending: Option<Pending>,
     pub ring_bytes: u32,
     pub scratch: ScratchLayout,
     pub state: StateLayout,

@@ -17,6 +17,7 @@ fn target(spec: &ProbeSpec, atomics: bool) -> Target {
     let specs = std::slice::from_ref(spec);
     Target {
         atomics,
+        pending: None,
         pid_test: false,
         ring_bytes: RING,
         scratch: ScratchLayout::new(specs, 4, atomics).unwrap(),
