@@ -1,11 +1,11 @@
-//! Prints what opening, finding and placing cost: `cargo run --release -p uprof-symbols --example timing FILE PATTERN`;
+//! Prints what opening, finding, placing and looking for exits cost: `cargo run --release -p uprof-symbols --example timing FILE PATTERN`;
 //! without a pattern, what listing all functions costs, and what each source of names has.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use uprof_symbols::site::{ArgSet, Purpose};
-use uprof_symbols::{Image, NameSource, Pattern};
+use uprof_symbols::site::{ArgSet, ExitKind, Purpose};
+use uprof_symbols::{Function, Image, NameSource, Pattern};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
@@ -62,6 +62,50 @@ fn find(file: &str, pattern: &str) -> Result<(), Box<dyn std::error::Error>> {
             "{purpose:?}: {} functions found in {opened:.1?}, placed in {placed:.1?}: {costs:?}, {moved} moved, {refused} refused",
             found.len()
         );
+        if purpose == Purpose::EntryReturn {
+            exits(&image, &found);
+        }
     }
     Ok(())
+}
+
+fn exits(image: &Image, functions: &[Function]) {
+    // The first call reads the call frame information.
+    for round in ["first", "again"] {
+        let start = Instant::now();
+        let (mut count, mut kinds, mut refused) = (0, BTreeMap::new(), BTreeMap::new());
+        let mut worst = Duration::ZERO;
+        for function in functions {
+            let each = Instant::now();
+            match image.exits(function) {
+                Ok(exits) => {
+                    count += exits.len();
+                    for exit in exits {
+                        let kind = match exit.kind {
+                            ExitKind::Return => "returns",
+                            ExitKind::Jump => "jumps",
+                            ExitKind::JumpIf(_) => "conditional jumps",
+                        };
+                        *kinds.entry(kind).or_insert(0) += 1;
+                    }
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let why = text.split(": ").nth(1).unwrap_or_default();
+                    let why: String = why.chars().filter(|c| !c.is_ascii_digit()).collect();
+                    refused.entry(why).or_insert_with(Vec::new).push(text);
+                }
+            }
+            worst = worst.max(each.elapsed());
+        }
+        println!(
+            "exits, {round}: {count} in {:.1?}, the slowest function {worst:.1?}: {kinds:?}",
+            start.elapsed()
+        );
+        if round == "again" {
+            for errors in refused.values() {
+                println!("{} refused as in: {}", errors.len(), errors[0]);
+            }
+        }
+    }
 }

@@ -19,6 +19,10 @@ type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 type Cie<'a> = CommonInformationEntry<Bytes<'a>>;
 type Fde<'a> = FrameDescriptionEntry<Bytes<'a>>;
 
+/// Where the frame's base is when a function is entered, as [`EhFrame::cfa_at`] tells it: past the return address, by
+/// the stack pointer's number in DWARF (System V ABI, AMD64 supplement, figure 3.36).
+pub(crate) const AT_ENTRY: (u16, i64) = (7, 8);
+
 /// The piece of code that one frame description entry covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FrameRange {

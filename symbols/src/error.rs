@@ -152,6 +152,14 @@ pub enum Error {
         /// Where decoding failed.
         at: u64,
     },
+    /// It cannot be told where calls of a function end.
+    #[error("the exits of {function} are not known: {why}")]
+    UnknownExits {
+        /// The function.
+        function: String,
+        /// What was found instead.
+        why: String,
+    },
     /// The kernel refuses (or would mistake) the instruction.
     #[error("{function}+{offset:#x} cannot be probed: its instruction \"{instruction}\" {why}")]
     Unprobeable {

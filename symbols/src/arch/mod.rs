@@ -3,13 +3,16 @@
 //! - `NAME`, `MACHINE`: the architecture and its ELF number; `relocation`: the kinds of relocations that bind functions;
 //! - `Instructions`: decodes code in order, giving `Step`s;
 //! - `stub_slot`: what a stub of the procedure linkage table jumps through;
-//! - `effects`, `cost`, `text`: one instruction's side effects, its price under a probe, its words.
+//! - `effects`, `cost`, `text`: one instruction's side effects, its price under a probe, its words;
+//! - `Stack`, `jump_table`: where the stack pointer stands behind an instruction, and where a computed jump gets its
+//!   target from.
 
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::{
-    EffectsState, Instructions, MACHINE, NAME, Step, cost, effects, relocation, stub_slot, text,
+    EffectsState, Instructions, JumpTable, MACHINE, NAME, Stack, Step, cost, effects, jump_table,
+    relocation, stub_slot, text,
 };
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!(

@@ -11,6 +11,9 @@ use iced_x86::{
 use super::{Effects, Flow, Kernel, Price};
 use crate::site::{ArgSet, Cost};
 
+mod follow;
+pub(crate) use follow::{JumpTable, Stack, jump_table};
+
 /// The architecture, as people call it.
 pub(crate) const NAME: &str = "x86-64";
 /// Its number in ELF headers (gABI, `e_machine`).
@@ -102,6 +105,8 @@ fn flow(instruction: &Instruction) -> Flow {
     };
     match instruction.flow_control() {
         _ if instruction.is_invalid() => Flow::Invalid,
+        // Privileged: it never gets to the next one.
+        _ if instruction.code() == Code::Hlt => Flow::Trap,
         FlowControl::Next => Flow::Next,
         FlowControl::UnconditionalBranch => {
             near().map_or(Flow::JumpAnywhere, |target| Flow::Jump {
@@ -135,14 +140,15 @@ fn argument(register: Register) -> Option<u8> {
     })
 }
 
+fn writes(access: OpAccess) -> bool {
+    matches!(
+        access,
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
+    )
+}
+
 /// What the instruction changes.
 pub(crate) fn effects(step: &Step, factory: &mut InstructionInfoFactory) -> Effects {
-    let writes = |access| {
-        matches!(
-            access,
-            OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
-        )
-    };
     let info = factory.info(&step.inner);
     let mut effects = Effects {
         args_written: ArgSet::EMPTY,

@@ -94,19 +94,29 @@ impl site::Surroundings for Around<'_> {
     fn code_at(&self, address: u64) -> Vec<u8> {
         /// Longer than most cold parts; the longest instruction at its end may be cut.
         const LEN: usize = 512;
+        self.bytes_at(address, LEN)
+    }
+}
+
+impl Around<'_> {
+    /// Code from ADDRESS on, LEN bytes if there is so much; empty where there is none.
+    pub(super) fn bytes_at(&self, address: u64, len: usize) -> Vec<u8> {
         let headers = &self.image.elf.headers;
         let Some(offset) = headers.code_offset(address) else {
             return Vec::new();
         };
         let left = headers.code_end(address).saturating_sub(address);
-        let len = usize::try_from(left).map_or(LEN, |left| left.min(LEN));
+        let len = usize::try_from(left).map_or(len, |left| left.min(len));
         let mut window = self
             .image
             .aside
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if window.find(offset, len).is_none()
-            && self.image.fill(&mut window, offset, WINDOW / 8).is_err()
+            && self
+                .image
+                .fill(&mut window, offset, len.max(WINDOW / 8))
+                .is_err()
         {
             return Vec::new();
         }

@@ -51,7 +51,7 @@ impl Image {
     }
 
     /// Ends a function whose symbol has no size where unwinding, or the next thing that is known, tells.
-    fn complete(&self, mut function: Function) -> Function {
+    pub(super) fn complete(&self, mut function: Function) -> Function {
         let start = function.address;
         if function.source == NameSource::EhFrame {
             // What has a name begins something else, also within a range that has none.

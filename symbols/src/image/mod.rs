@@ -3,6 +3,7 @@
 
 mod code;
 pub(crate) mod elf;
+mod exits;
 mod find;
 mod function;
 pub(crate) mod headers;

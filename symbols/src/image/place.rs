@@ -19,24 +19,37 @@ impl Image {
     /// # Errors
     /// As [`Image::code`] and [`site::place`]; [`Error::NoReturn`] for the return of a piece that is jumped to.
     pub fn place(&self, function: &Function, purpose: Purpose, live_args: ArgSet) -> Result<Site> {
-        if purpose == Purpose::EntryReturn && self.is_jumped_to(function) {
-            return Err(Error::NoReturn {
-                place: function.display_name(),
-                why: "it is a piece of a function, which is jumped to and not called",
-            });
+        if purpose == Purpose::EntryReturn {
+            self.check_is_called(function)?;
         }
+        let around = self.around_function(function)?;
+        self.with_code(function, CODE_LIMIT, |code| {
+            site::place_in(&around, function, code, purpose, live_args)
+        })?
+    }
+
+    /// What is known of the code around a function.
+    pub(super) fn around_function(&self, function: &Function) -> Result<Around<'_>> {
         // What the own tables name is judged by them alone: the same answer, whatever else was read.
         let symbols = match function.source {
             NameSource::Symtab | NameSource::Dynsym => self.own()?,
             _ => self.named()?,
         };
-        let around = Around {
+        Ok(Around {
             image: self,
             symbols,
-        };
-        self.with_code(function, CODE_LIMIT, |code| {
-            site::place_in(&around, function, code, purpose, live_args)
-        })?
+        })
+    }
+
+    /// Fails for what is no function of its own, and so does not return.
+    pub(super) fn check_is_called(&self, function: &Function) -> Result<()> {
+        match self.is_jumped_to(function) {
+            false => Ok(()),
+            true => Err(Error::NoReturn {
+                place: function.display_name(),
+                why: "it is a piece of a function, which is jumped to and not called",
+            }),
+        }
     }
 
     /// Whether a return probe would take something else on the stack for the return address.
@@ -57,14 +70,6 @@ impl Image {
         let reach = usize::try_from(add.saturating_add(16)).unwrap_or(LARGEST);
         let max = reach.clamp(CODE_LIMIT, LARGEST);
         self.with_code(function, max, |code| site::at_offset(function, code, add))?
-    }
-
-    /// File offsets of a function's `ret` instructions: [`site::returns`] with the code read from this file.
-    ///
-    /// # Errors
-    /// As [`Image::code`].
-    pub fn returns(&self, function: &Function) -> Result<Vec<u64>> {
-        self.with_code(function, CODE_LIMIT, |code| site::returns(function, code))
     }
 
     /// Everything that a pattern names, placed: found, then [`Image::place`], or [`Image::place_at`] where the

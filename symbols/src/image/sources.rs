@@ -51,13 +51,9 @@ impl<T> From<Result<Option<T>>> for Held<T> {
     }
 }
 
-/// The stack pointer's number in DWARF (System V ABI, AMD64 supplement, figure 3.36), and where the frame's base is
-/// from it at a function's first instruction: past the return address.
-const AT_ENTRY: (u16, i64) = (7, 8);
-
 /// Whether a function may start at an address, by what unwinding says is on the stack there.
 pub(super) fn begins_frame(frames: &EhFrame, address: u64) -> bool {
-    frames.cfa_at(address) == Some(AT_ENTRY)
+    frames.cfa_at(address) == Some(eh_frame::AT_ENTRY)
 }
 
 /// What one source of names has to tell about a file.

@@ -1,6 +1,6 @@
 //! Jumps back into a function's first instructions: what decides which of them a site may leave behind.
 
-use super::LOOK_BYTES;
+use super::{LOOK_BYTES, LOOK_INSTRUCTIONS};
 use crate::arch::{Flow, Instructions, Step};
 use crate::image::{CODE_LIMIT, Function};
 
@@ -124,4 +124,45 @@ impl Body {
         (!self.unknown || passed_only_landing_pad)
             && (step.is_push() || !(self.unknown || self.leaves))
     }
+}
+
+/// How many instructions a way back to the function's start may take: registers saved, a call, registers restored.
+const DETOUR_INSTRUCTIONS: usize = 64;
+
+/// Whether the code at TARGET, within FUNCTION, does nothing but go back to the function's start, some calls on the
+/// way: what a branch to it leaves behind is begun anew. Go's functions do so when their stack has to grow. Gives the
+/// address of the jump back.
+pub(super) fn leads_back(function: &Function, code: &[u8], target: u64) -> Option<u64> {
+    let at = usize::try_from(target.checked_sub(function.address)?).ok()?;
+    let rest = code.get(at..)?;
+    for step in Instructions::new(rest, target).take(DETOUR_INSTRUCTIONS) {
+        match step.flow {
+            Flow::Next | Flow::Call => {}
+            Flow::Jump {
+                target: back,
+                conditional: false,
+            } if back == function.address => return Some(target + step.at as u64),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// The jumps back to the function's start that end such ways, of the branches among its first instructions.
+pub(super) fn detours(function: &Function, code: &[u8]) -> Vec<u64> {
+    let mut back = Vec::new();
+    for step in Instructions::new(code, function.address).take(LOOK_INSTRUCTIONS) {
+        match step.flow {
+            Flow::Next if step.at <= LOOK_BYTES => {}
+            Flow::Jump {
+                target,
+                conditional: true,
+            } => match leads_back(function, code, target) {
+                Some(jump) => back.push(jump),
+                None => break,
+            },
+            _ => break,
+        }
+    }
+    back
 }

@@ -3,8 +3,10 @@
 //! nothing that the probe reports can have changed on the way and every call passes the place exactly once.
 
 mod body;
+mod exits;
 #[cfg(test)]
 mod tests;
+mod track;
 
 use crate::arch::{self, Flow, Instructions, Kernel, Price, Step};
 use crate::error::{Error, Result};
@@ -12,6 +14,8 @@ use crate::image::Function;
 use body::{Body, Nowhere};
 
 pub(crate) use body::Surroundings;
+pub(crate) use exits::{EXITS_LIMIT, Neighbours, Target, exits};
+pub use exits::{Exit, ExitKind};
 
 /// How far past the function's address a site is looked for, in bytes and instructions: prologues are short.
 const LOOK_BYTES: usize = 64;
@@ -267,15 +271,6 @@ pub fn at_offset(function: &Function, code: &[u8], add: u64) -> Result<Site> {
         offset: add,
         at: own.len() as u64,
     })
-}
-
-/// File offsets of the function's return instructions, in order.
-pub fn returns(function: &Function, code: &[u8]) -> Vec<u64> {
-    let own = &code[..code.len().min(function.code_len())];
-    Instructions::new(own, function.address)
-        .filter(|step| step.flow == Flow::Return)
-        .map(|step| function.offset + step.at as u64)
-        .collect()
 }
 
 fn words(function: &Function, code: &[u8], step: &Step) -> String {

@@ -120,7 +120,7 @@ fn ask_everything(path: &Path) -> Result<(), Error> {
             Default::default(),
         );
         let _ = image.place_at(&function, 3);
-        let _ = image.returns(&function);
+        let _ = image.exits(&function);
     }
     let _ = image.find(&Pattern::parse("m*")?)?;
     let _ = image.find_ifuncs(&Pattern::parse("*")?)?;

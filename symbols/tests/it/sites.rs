@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use uprof_symbols::image::{Part, Sites};
-use uprof_symbols::site::{ArgSet, Cost, Purpose};
+use uprof_symbols::site::{ArgSet, Cost, ExitKind, Purpose};
 use uprof_symbols::{Error, Image, Pattern};
 
 use crate::fixtures::{Workshop, find, installed, libc, mariadbd, one};
@@ -164,7 +164,12 @@ fn an_offset_inside_an_instruction_is_refused() {
     let main = one(&image, "main");
     let by_address = sites(&format!("{:#x}", main.address + 6));
     assert_eq!(by_address.placed[0].1.moved, 6);
-    assert_eq!(image.returns(&main).unwrap(), [main.offset + 7]);
+    let exits = image.exits(&main).unwrap();
+    assert_eq!(exits.len(), 1);
+    assert_eq!(
+        (exits[0].offset, exits[0].kind),
+        (main.offset + 7, ExitKind::Return)
+    );
     assert!(sites("nothing_of_that_name").placed.is_empty());
 }
 

@@ -67,7 +67,7 @@ pub fn image(path: &Path, options: OpenOptions) -> usize {
         let _ = image.versions(function);
         let _ = image.place(function, Purpose::EntryReturn, ArgSet::REGISTERS);
         let _ = image.place_at(function, 1);
-        let _ = image.returns(function);
+        let _ = image.exits(function);
     }
     for text in PATTERNS {
         let Ok(pattern) = Pattern::parse(text) else {
