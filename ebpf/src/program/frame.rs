@@ -268,9 +268,9 @@ impl Program<'_> {
             if flags == BPF_NOEXIST {
                 // Before Linux 6.4 the kernel's function gave an int, and what is above it in
                 // the register is whatever it is.
+                asm.alu_imm(Alu::Add, R0, EEXIST);
                 asm.alu_imm(Alu::Lsh, R0, 32);
-                asm.alu_imm(Alu::Arsh, R0, 32);
-                asm.jump_if_imm(Cmp::Ne, R0, -EEXIST, full);
+                asm.jump_if_imm(Cmp::Ne, R0, 0, full);
                 self.count(Counter::Abandoned);
             }
         }

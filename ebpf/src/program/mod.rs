@@ -7,6 +7,7 @@
 //! ends, `running` what runs on a thread.
 
 mod aggregate;
+mod check;
 pub(crate) mod exit;
 mod frame;
 mod nesting;
@@ -23,12 +24,9 @@ use crate::expr::compile::{Emitter, Reason};
 use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
-    Block, Counter, KeyLayout, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header, open,
+    Block, Counter, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header, open,
 };
-use crate::spec::{
-    Action, Capture, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, Mechanism,
-    ProbeKind, ProbeSpec, Returns,
-};
+use crate::spec::{Action, FrameName, MAX_CAPTURES, Mechanism, ProbeKind, ProbeSpec, Returns};
 
 pub(crate) use nesting::Pending;
 
@@ -209,7 +207,7 @@ pub(crate) fn compile(
         what,
         reason,
     };
-    check(spec).map_err(fail)?;
+    check::check(spec).map_err(fail)?;
     let layout = RecordLayout::new(spec);
     let Some(block) = target.state.blocks.get(index).copied() else {
         return Err(fail(("its counters".into(), "have no place".into())));
@@ -246,84 +244,6 @@ pub(crate) type Wrong = (String, Reason);
 /// Says which part it was.
 fn part_of<T>(what: &str, result: Result<T, Reason>) -> Result<T, Wrong> {
     result.map_err(|reason| (what.to_string(), reason))
-}
-
-/// What can be told before compiling.
-fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
-    let bound = |what: String, limit: u32, most: u32| {
-        if (1..=most).contains(&limit) {
-            Ok(())
-        } else {
-            Err((
-                what,
-                format!("its limit of {limit} bytes is not within 1 to {most}"),
-            ))
-        }
-    };
-    let captures = |what: &str, list: &[Capture]| {
-        list.iter()
-            .enumerate()
-            .try_for_each(|(i, capture)| match capture {
-                Capture::Int(_) | Capture::Saved(_) => Ok(()),
-                Capture::Str { limit, .. } | Capture::Buf { limit, .. } => {
-                    bound(format!("{what} {i}"), *limit, MAX_CAPTURE)
-                }
-            })
-    };
-    let mut saved_count = 0;
-    if let ProbeKind::Call { saved, .. } = &spec.kind {
-        saved_count = saved.len();
-        captures("saved capture", saved)?;
-    }
-    let mut own = 0;
-    match &spec.action {
-        Action::Event { captures: list } => {
-            captures("capture", list)?;
-            for (i, capture) in list.iter().enumerate() {
-                match capture {
-                    Capture::Saved(at) if usize::from(*at) >= saved_count => {
-                        return Err((
-                            format!("capture {i}"),
-                            format!("nothing is saved at index {at}"),
-                        ));
-                    }
-                    Capture::Saved(_) => {}
-                    _ => own += 1,
-                }
-            }
-        }
-        Action::Running { .. } => {
-            if saved_count > 0 || spec.kind == ProbeKind::Entry {
-                return Err((
-                    "the action".into(),
-                    "only a call that saves nothing can say what runs".into(),
-                ));
-            }
-        }
-        Action::Count { key } | Action::Histogram { key, .. } => {
-            for (i, part) in key.iter().enumerate() {
-                if let KeyPart::Str { limit, .. } = part {
-                    bound(format!("key part {i}"), *limit, MAX_KEY_STRING)?;
-                }
-            }
-            if KeyLayout::new(key).size > 256 {
-                return Err(("the key".into(), "it takes more than 256 bytes".into()));
-            }
-        }
-    }
-    if saved_count + own > MAX_CAPTURES {
-        return Err((
-            "the captures".into(),
-            format!("there are more than {MAX_CAPTURES}"),
-        ));
-    }
-    if RecordLayout::new(spec).size() > MAX_VALUE / 4 {
-        return Err((
-            "the captures".into(),
-            "together they take more than 1 MiB".into(),
-        ));
-    }
-    Ok(())
 }
 
 /// One program being put together.

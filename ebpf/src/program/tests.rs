@@ -1,11 +1,14 @@
 //! Every shape, run without the kernel, decoded by the crate's own decoder.
 
+mod calls;
+
 use super::vm::{Kernel, Machine, Reference, Table, frame};
 use super::*;
 use crate::expr::{BinOp, Builtin, BytesSource, IntType, UnOp, eval};
 use crate::hist::{self, HistData};
-use crate::layout::{frame_key, hist_words, table_value};
+use crate::layout::{KeyLayout, frame_key, hist_words, table_value};
 use crate::record::Record;
+use crate::spec::{Capture, KeyPart};
 use proptest::prelude::*;
 
 const TEXT: u64 = 0x10_0000;

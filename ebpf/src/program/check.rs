@@ -1,0 +1,90 @@
+//! What is wrong with a probe can mostly be told before it is compiled.
+
+use super::Wrong;
+use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout};
+use crate::spec::{
+    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, ProbeKind, ProbeSpec,
+};
+
+/// What can be told before compiling.
+pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
+    let mut saved_count = 0;
+    if let ProbeKind::Call { saved, .. } = &spec.kind {
+        saved_count = saved.len();
+        limits("saved capture", saved)?;
+    }
+    let mut own = 0;
+    match &spec.action {
+        Action::Event { captures } => own = event(captures, saved_count)?,
+        Action::Running { .. } => {
+            if saved_count > 0 || spec.kind == ProbeKind::Entry {
+                return Err((
+                    "the action".into(),
+                    "only a call that saves nothing can say what runs".into(),
+                ));
+            }
+        }
+        Action::Count { key } | Action::Histogram { key, .. } => {
+            for (i, part) in key.iter().enumerate() {
+                if let KeyPart::Str { limit, .. } = part {
+                    bound(format!("key part {i}"), *limit, MAX_KEY_STRING)?;
+                }
+            }
+            if KeyLayout::new(key).size > 256 {
+                return Err(("the key".into(), "it takes more than 256 bytes".into()));
+            }
+        }
+    }
+    if saved_count + own > MAX_CAPTURES {
+        return Err((
+            "the captures".into(),
+            format!("there are more than {MAX_CAPTURES}"),
+        ));
+    }
+    if RecordLayout::new(spec).size() > MAX_VALUE / 4 {
+        return Err((
+            "the captures".into(),
+            "together they take more than 1 MiB".into(),
+        ));
+    }
+    Ok(())
+}
+
+/// Checks an event's captures; how many of them are not saved ones.
+fn event(captures: &[Capture], saved_count: usize) -> Result<usize, Wrong> {
+    limits("capture", captures)?;
+    let mut own = 0;
+    for (i, capture) in captures.iter().enumerate() {
+        match capture {
+            Capture::Saved(at) if usize::from(*at) >= saved_count => {
+                return Err((
+                    format!("capture {i}"),
+                    format!("nothing is saved at index {at}"),
+                ));
+            }
+            Capture::Saved(_) => {}
+            _ => own += 1,
+        }
+    }
+    Ok(own)
+}
+
+/// Checks the limits of `list`.
+fn limits(what: &str, list: &[Capture]) -> Result<(), Wrong> {
+    for (i, capture) in list.iter().enumerate() {
+        if let Capture::Str { limit, .. } | Capture::Buf { limit, .. } = capture {
+            bound(format!("{what} {i}"), *limit, MAX_CAPTURE)?;
+        }
+    }
+    Ok(())
+}
+
+fn bound(what: String, limit: u32, most: u32) -> Result<(), Wrong> {
+    if (1..=most).contains(&limit) {
+        return Ok(());
+    }
+    Err((
+        what,
+        format!("its limit of {limit} bytes is not within 1 to {most}"),
+    ))
+}
