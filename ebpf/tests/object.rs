@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use object::{Object, ObjectSection, ObjectSymbol};
 use uprof_ebpf::expr::Expr;
-use uprof_ebpf::{Action, Capture, EngineOptions, Mechanism, dump_object};
+use uprof_ebpf::{Action, Capture, EngineOptions, FrameName, Mechanism, dump_object};
 
 #[test]
 fn the_object_has_a_section_per_program_and_relocations_for_maps() {
@@ -14,24 +14,42 @@ fn the_object_has_a_section_per_program_and_relocations_for_maps() {
         len: None,
         limit: 64,
     };
+    let latency = Action::Histogram {
+        value: Expr::Latency,
+        key: vec![],
+    };
     let specs = vec![
         entry(Action::Event {
             captures: vec![text],
         }),
-        call(
-            vec![],
-            Action::Histogram {
-                value: Expr::Latency,
-                key: vec![],
-            },
-        ),
+        call(vec![], latency.clone()),
+        exits(vec![], FrameName::Running, latency),
+        exits(vec![], FrameName::Stack, Action::Running { value: arg(0) }),
     ];
     let dir = std::env::temp_dir().join(format!("uprof-object-{}", std::process::id()));
     for (mechanism, expected) in [
-        (None, vec!["uprobe.multi/entry", "uprobe.session/call"]),
+        (
+            None,
+            vec![
+                "uprobe.multi/entry",
+                "uprobe.session/call",
+                "uprobe.multi/exits",
+                "uprobe.multi/exits/exit",
+                "uprobe.multi/exits",
+                "uprobe.multi/exits/exit",
+            ],
+        ),
         (
             Some(Mechanism::Perf),
-            vec!["uprobe/entry", "uprobe/call", "uretprobe/call"],
+            vec![
+                "uprobe/entry",
+                "uprobe/call",
+                "uretprobe/call",
+                "uprobe/exits",
+                "uprobe/exits/exit",
+                "uprobe/exits",
+                "uprobe/exits/exit",
+            ],
         ),
     ] {
         let options = EngineOptions {
@@ -70,7 +88,7 @@ fn the_object_has_a_section_per_program_and_relocations_for_maps() {
             .symbols()
             .filter_map(|s| s.name().ok().map(str::to_string))
             .collect();
-        for map in ["state", "ring", "scratch"] {
+        for map in ["state", "ring", "scratch", "running", "frames_2"] {
             assert!(maps.iter().any(|m| m == map), "{map} in {maps:?}");
         }
     }

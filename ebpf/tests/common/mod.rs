@@ -8,7 +8,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use uprof_ebpf::expr::{BinOp, Builtin, Expr, IntType};
 use uprof_ebpf::{
-    Action, AttachSite, Capture, Counters, Engine, EngineOptions, Mechanism, ProbeKind, ProbeSpec,
+    Action, AttachExit, AttachSite, Capture, Counters, Engine, EngineOptions, FrameName, Mechanism,
+    ProbeKind, ProbeSpec, Returns,
 };
 
 /// Fails clearly where these tests cannot run: they are never skipped.
@@ -41,6 +42,13 @@ pub fn ways() -> Vec<(&'static str, EngineOptions)> {
         ("multi, oldest", options(Mechanism::Multi, true)),
         ("perf, oldest", options(Mechanism::Perf, true)),
     ]
+}
+
+/// The same for calls that end at their exits, which no session sees.
+pub fn exit_ways() -> Vec<(&'static str, EngineOptions)> {
+    let mut ways = ways();
+    ways.retain(|(_, options)| options.mechanism != Some(Mechanism::Session));
+    ways
 }
 
 /// Where the function at `address` lies in this binary's file.
@@ -96,6 +104,37 @@ pub fn call(saved: Vec<Capture>, action: Action) -> ProbeSpec {
         filter: None,
         keep: None,
         action,
+    }
+}
+
+/// A call that ends at its exits.
+pub fn exits(saved: Vec<Capture>, frame: FrameName, action: Action) -> ProbeSpec {
+    ProbeSpec {
+        name: "exits".into(),
+        kind: ProbeKind::Call {
+            saved,
+            filter: None,
+            returns: Returns::Exits,
+            frame,
+        },
+        ..call(vec![], action)
+    }
+}
+
+/// The exit at `address` of this process's code; with a condition it is a jump.
+pub fn exit(address: usize, condition: Option<u8>) -> AttachExit {
+    AttachExit {
+        offset: site(address, 0).offset,
+        condition,
+        jump: condition.is_some(),
+    }
+}
+
+/// A function and the addresses of its `ret`s.
+pub fn exit_site(function: usize, index: u32, rets: &[usize]) -> AttachSite {
+    AttachSite {
+        exits: rets.iter().map(|at| exit(*at, None)).collect(),
+        ..site(function, index)
     }
 }
 
