@@ -31,6 +31,7 @@ impl At {
             only_in: self.only_in.clone(),
             capture,
             where_,
+            uncaught: self.uncaught,
         })
     }
 }
@@ -116,8 +117,8 @@ fn condition(
 ) -> Result<Option<Expr>, Error> {
     let Some(e) = e else { return Ok(None) };
     let bound = number(e, info, captures, "a condition is a number").map_err(|f| match f.help {
-        None => f.help("compare it: name == \"King\""),
-        Some(_) => f,
+        None if e.ty != Type::Function => f.help("compare it: name == \"King\""),
+        _ => f,
     })?;
     Ok(Some(bound))
 }
@@ -131,7 +132,7 @@ fn keys(
     for (name, e) in by {
         let bound = e.bind_with(info, captures)?;
         if bound.ty == Type::Bytes || matches!(bound.kind, Kind::Str(_)) {
-            return Err(e.error("a key is a number or a text"));
+            return Err(e.error("a key is a number, a text or a function"));
         }
         keys.push((name.clone(), bound));
     }

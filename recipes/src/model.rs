@@ -1,11 +1,15 @@
 //! What a recipe is, once checked. Everything has public fields or plain constructors, since `uprof malloc`,
 //! `latency`, `trace` and `count` write a recipe in memory.
 
+mod objects;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Source};
 use crate::expr::Expr;
+
+pub use objects::ObjectRule;
 
 /// The default of [`Probe::text_limit`]: how much of a text or buffer is captured, in bytes.
 pub const DEFAULT_TEXT_LIMIT: u32 = 1024;
@@ -133,13 +137,32 @@ pub enum Returns {
     None,
 }
 
+impl Returns {
+    /// Each with its word in recipes and on the command line.
+    pub const ALL: [(&'static str, Returns); 5] = [
+        ("auto", Returns::Auto),
+        ("session", Returns::Session),
+        ("uretprobe", Returns::Uretprobe),
+        ("ret", Returns::Ret),
+        ("none", Returns::None),
+    ];
+
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        let found = Returns::ALL.iter().find(|(_, returns)| *returns == self);
+        found.map_or("auto", |(word, _)| word)
+    }
+}
+
 /// `[frame]`: what tells calls apart whose coroutines take turns on one stack.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FrameKey {
     /// The functions that run a coroutine until it yields, as in [`At::functions`].
     pub functions: Vec<Spanned<String>>,
-    /// Which coroutine, at their entry: an integer or pointer, made of arguments.
+    /// Which coroutine, at their entry: an integer or pointer, made of arguments and constants alone.
     pub running: Expr,
+    /// One line: what runs there.
+    pub about: Option<String>,
 }
 
 /// A probe: one function in one or several spellings, and what is done at each hit.
@@ -168,7 +191,7 @@ pub struct Probe {
     /// Of a call: how its return is seen.
     pub returns: Returns,
     /// Of a call: no caller of the function catches exceptions, so that one which crosses it ends the program with or
-    /// without probes.
+    /// without probes; at all its places. See [`At::uncaught`].
     pub uncaught: bool,
 }
 
@@ -190,6 +213,27 @@ impl Probe {
             uncaught: false,
         }
     }
+
+    /// The first expression in it that is known only when the call returns, if any: without one, a call can do
+    /// without its return.
+    pub fn first_of_return(&self) -> Option<&Expr> {
+        let captures = self
+            .at
+            .iter()
+            .flat_map(|a| a.capture.iter().map(|(_, e)| e));
+        let filters = self.at.iter().map(|a| &a.where_);
+        let filters = filters.chain([&self.where_, &self.keep]).flatten();
+        let (value, by) = match &self.action {
+            Action::Event => (None, &[][..]),
+            Action::Count { by } => (None, by.as_slice()),
+            Action::Histogram { value, by, .. } => (Some(value), by.as_slice()),
+        };
+        captures
+            .chain(filters)
+            .chain(value)
+            .chain(by.iter().map(|(_, e)| e))
+            .find_map(Expr::first_of_return)
+    }
 }
 
 /// One place to try.
@@ -205,6 +249,8 @@ pub struct At {
     pub capture: Vec<(String, Expr)>,
     /// A filter of this place alone, beside the probe's.
     pub where_: Option<Expr>,
+    /// As [`Probe::uncaught`], of this place alone.
+    pub uncaught: bool,
 }
 
 impl At {
@@ -234,75 +280,6 @@ impl At {
             .any(|r| matches!(r, ObjectRule::Not(inner) if inner.matches(file_name, is_program)));
         wanted && !refused
     }
-}
-
-/// One entry of `only_in`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ObjectRule {
-    /// `"program"`: the executable.
-    Program,
-    /// `"library"`: any shared library.
-    Library,
-    /// `"libc"` takes `libc.so.6` and `libc-2.31.so`; `"libtcmalloc*"` is a glob over that stem.
-    Named(String),
-    /// `"!libc"`: anything but.
-    Not(Box<ObjectRule>),
-}
-
-impl ObjectRule {
-    /// Reads one entry of `only_in`.
-    pub fn parse(text: &str) -> ObjectRule {
-        match text.strip_prefix('!') {
-            Some(rest) => ObjectRule::Not(Box::new(ObjectRule::parse(rest))),
-            None if text == "program" => ObjectRule::Program,
-            None if text == "library" => ObjectRule::Library,
-            None => ObjectRule::Named(text.to_owned()),
-        }
-    }
-
-    /// Whether the rule takes this object; arguments as for [`At::allows`].
-    pub fn matches(&self, file_name: &str, is_program: bool) -> bool {
-        match self {
-            ObjectRule::Program => is_program,
-            ObjectRule::Library => !is_program,
-            ObjectRule::Not(inner) => !inner.matches(file_name, is_program),
-            ObjectRule::Named(name) => {
-                name == file_name || star_match(name, library_stem(file_name))
-            }
-        }
-    }
-}
-
-/// `libc.so.6` -> `libc`, `libc-2.31.so` -> `libc`, `libstdc++.so.6` -> `libstdc++`.
-fn library_stem(file_name: &str) -> &str {
-    let stem = file_name.split(".so").next().unwrap_or(file_name);
-    match stem.rsplit_once('-') {
-        Some((base, version)) if version.starts_with(|c: char| c.is_ascii_digit()) => base,
-        _ => stem,
-    }
-}
-
-/// A match where `*` stands for any run of characters; everything else is itself.
-fn star_match(pattern: &str, text: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or("");
-    let Some(mut rest) = text.strip_prefix(first) else {
-        return false;
-    };
-    if !pattern.contains('*') {
-        return rest.is_empty();
-    }
-    let mut parts = parts.peekable();
-    while let Some(part) = parts.next() {
-        if parts.peek().is_none() {
-            return rest.ends_with(part);
-        }
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-    }
-    true
 }
 
 /// What is done with a hit.

@@ -113,6 +113,10 @@ fn mysql_without_a_filter_has_none() {
     let statement = recipe.probe("statement").expect("statement");
     assert!(statement.where_.is_none(), "latency >= 0s is always true");
     assert_eq!(statement.text_limit, 1024);
+    // MySQL's X plugin catches exceptions.
+    assert!(!statement.uncaught);
+    let places: Vec<bool> = statement.at.iter().map(|a| a.uncaught).collect();
+    assert_eq!(places, [true, false]);
     assert_eq!(statement.at.len(), 2);
     assert!(recipe.probe("prepared").expect("prepared").hidden);
     let Some(Join::Statements(join)) = &recipe.join else {

@@ -514,7 +514,7 @@ fn errors_of_binding_stand_at_their_place_in_the_recipe() {
             "count = true\nby = \"client->mac\"",
             4,
             7,
-            "a key is a number or a text",
+            "a key is a number, a text or a function",
         ),
         (
             "capture = { a = \"client->argc +\\t siz\" }",

@@ -172,5 +172,6 @@ fn type_name(ty: &recipes::Type) -> String {
         recipes::Type::Void => "void".into(),
         recipes::Type::Str => "text".into(),
         recipes::Type::Bytes => "bytes".into(),
+        recipes::Type::Function => "function".into(),
     }
 }

@@ -34,6 +34,9 @@ impl Lowering {
             Kind::Reg(n) => B::Reg(*n),
             Kind::Retval => B::Retval,
             Kind::Latency => B::Latency,
+            Kind::Depth => B::Depth,
+            Kind::SelfTime => B::SelfTime,
+            Kind::Parent => B::Parent,
             Kind::Load(addr) => B::Load {
                 addr: Box::new(self.entry(addr)),
                 ty: int_type(&e.ty),
@@ -169,7 +172,9 @@ impl Lowering {
             Kind::After(inner) if !inner.ty.is_scalar() => {
                 self.key_text(inner, &mut |l, e| l.at_return(e, true))
             }
-            _ if e.ty.is_scalar() => Some(KeyPart::Int(self.scalar(e))),
+            _ if e.ty.is_scalar() || e.ty == Type::Function => {
+                Some(KeyPart::Int(self.scalar(e)))
+            }
             _ => self.key_text(e, &mut |l, e| l.scalar(e)),
         }
     }

@@ -39,6 +39,15 @@ impl Expr {
         }
     }
 
+    /// The self time of a call: its latency less that of probed calls made from it.
+    pub fn self_time() -> Expr {
+        Expr {
+            kind: Kind::SelfTime,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
     /// The return value of a call.
     pub fn retval() -> Expr {
         Expr {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::check::{is_of_return, is_own_record};
 use super::parse::{Node, Syntax, parse};
 use super::{Expr, Kind, Scope, TextMap, check, place};
 use crate::debug::DebugInfo;
@@ -65,10 +66,11 @@ fn returns(tree: &Node, scope: &Scope) -> bool {
             let capture = scope.captures.iter().find(|(n, _)| n == name);
             match capture {
                 Some((_, e)) => e.needs_return(),
-                None => matches!(name.as_str(), "retval" | "latency" | "elapsed"),
+                None => is_of_return(name),
             }
         }
         Syntax::Call { name, .. } => name == "after",
+        Syntax::Member { of, .. } if is_own_record(of, scope) => return false,
         _ => false,
     };
     own || tree.children().iter().any(|n| returns(n, scope))

@@ -86,6 +86,7 @@ impl Display for Type {
             Type::Void => f.write_str("void"),
             Type::Str => f.write_str("text"),
             Type::Bytes => f.write_str("bytes"),
+            Type::Function => f.write_str("function"),
             Type::Enum(e) => f.write_str(&e.name),
             Type::Named(named) => f.write_str(&named.name),
             Type::Deferred => f.write_str("by debug information"),
@@ -110,6 +111,7 @@ impl Type {
             Type::Void => "void".to_owned(),
             Type::Str => "a text".to_owned(),
             Type::Bytes => "a run of bytes".to_owned(),
+            Type::Function => "a function".to_owned(),
             Type::Enum(e) => format!("a value of {}", e.name),
             Type::Named(named) => format!("a {}", named.name),
             Type::Deferred => "known by debug information".to_owned(),
@@ -187,6 +189,9 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
         Kind::Deferred(deferred) => f.write_str(deferred.text().trim()),
         Kind::Retval => f.write_str("retval"),
         Kind::Latency => f.write_str("latency"),
+        Kind::Depth => f.write_str("depth"),
+        Kind::SelfTime => f.write_str("self"),
+        Kind::Parent => f.write_str("parent"),
         Kind::Capture(name) => f.write_str(name),
         Kind::Load(addr) => {
             let shown = if bytes && matches!(e.ty, Type::Ptr { .. }) {

@@ -70,6 +70,12 @@ pub enum Kind {
     Retval,
     /// From entry to return in nanoseconds; `u64`; calls only.
     Latency,
+    /// How many probed calls are open around this one; `u64`; calls only.
+    Depth,
+    /// The latency less that of probed calls made from this one, in nanoseconds; `u64`; calls only.
+    SelfTime,
+    /// The function of the nearest probed call around this one; [`Type::Function`]; calls only.
+    Parent,
     /// A capture by name; [`Expr::with_captures`] puts its expression in its place.
     Capture(String),
     /// What stands at an address; as wide as the node's type (integer or pointer).
@@ -208,6 +214,9 @@ impl Expr {
             | Kind::Reg(_)
             | Kind::Retval
             | Kind::Latency
+            | Kind::Depth
+            | Kind::SelfTime
+            | Kind::Parent
             | Kind::Deferred(_)
             | Kind::Capture(_) => vec![],
             Kind::Load(e)
@@ -232,6 +241,9 @@ impl Expr {
             | Kind::Reg(_)
             | Kind::Retval
             | Kind::Latency
+            | Kind::Depth
+            | Kind::SelfTime
+            | Kind::Parent
             | Kind::Deferred(_)
             | Kind::Capture(_) => vec![],
             Kind::Load(e)
@@ -253,14 +265,28 @@ impl Expr {
         test(self) || self.children().into_iter().any(|e| e.any(test))
     }
 
-    /// Whether its value is known only when the call returns: it has `retval`, `latency` or `after()` in it.
-    /// A capture counts by its own expression: put them in first, by [`Expr::with_captures`].
+    /// Whether its value is known only when the call returns: it has `retval`, `latency`, `depth`, `self`, `parent` or
+    /// `after()` in it. A capture counts by its own expression: put them in first, by [`Expr::with_captures`].
     pub fn needs_return(&self) -> bool {
-        self.any(&|e| match &e.kind {
-            Kind::Retval | Kind::Latency | Kind::After(_) => true,
+        self.first_of_return().is_some()
+    }
+
+    /// What in it is known only when the call returns, first in the order of the text; see [`Expr::needs_return`].
+    pub fn first_of_return(&self) -> Option<&Expr> {
+        let own = match &self.kind {
+            Kind::Retval
+            | Kind::Latency
+            | Kind::Depth
+            | Kind::SelfTime
+            | Kind::Parent
+            | Kind::After(_) => true,
             Kind::Deferred(deferred) => deferred.needs_return(),
             _ => false,
-        })
+        };
+        match own {
+            true => Some(self),
+            false => self.children().into_iter().find_map(Expr::first_of_return),
+        }
     }
 
     /// The same expression with each capture's expression in place of its name. Comparisons of texts are
@@ -298,7 +324,7 @@ impl Builtin {
 /// What names mean where an expression stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scope {
-    /// The probe is a call: `retval`, `latency` and `after()` are known.
+    /// The probe is a call: `retval`, `latency`, `depth`, `self`, `parent` and `after()` are known.
     pub call: bool,
     /// Only parameters and constants: no probe at all (`when`).
     pub constant: bool,

@@ -165,7 +165,10 @@ pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
         | Kind::Reg(_)
         | Kind::Deferred(_)
         | Kind::Retval
-        | Kind::Latency => e.kind.clone(),
+        | Kind::Latency
+        | Kind::Depth
+        | Kind::SelfTime
+        | Kind::Parent => e.kind.clone(),
         Kind::Load(a) => Kind::Load(go(a)),
         Kind::Cast(a) => Kind::Cast(go(a)),
         Kind::After(a) => Kind::After(Box::new(without_after(*go(a)))),

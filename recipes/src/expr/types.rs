@@ -25,6 +25,8 @@ pub enum Type {
     Str,
     /// Bytes: `buf(p, n)`.
     Bytes,
+    /// A probed function, shown by its name: `parent`. It can be captured or be a key, and nothing else.
+    Function,
     /// An enumeration, from debug information: an integer whose values have names.
     Enum(Arc<EnumType>),
     /// What a pointer of debug information points to, where that is no integer and no pointer. No bound
@@ -111,7 +113,7 @@ impl Type {
             Type::Void => Some(1),
             Type::Enum(e) => Some(u64::from(e.bits) / 8),
             Type::Named(named) => named.size,
-            Type::Str | Type::Bytes | Type::Deferred => None,
+            Type::Str | Type::Bytes | Type::Function | Type::Deferred => None,
         }
     }
 }

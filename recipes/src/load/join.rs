@@ -3,7 +3,7 @@
 use toml::de::DeTable;
 
 use super::reader::Reader;
-use crate::model::{Join, Probe, ProbeKind, Statements};
+use crate::model::{Join, Probe, ProbeKind, Returns, Statements};
 use crate::suggest;
 
 const KEYS: &[&str] = &[
@@ -60,6 +60,13 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Jo
     let call = probe(r, t, probes, "call", &statements.call)?;
     if call.kind != ProbeKind::Call {
         r.report(r.error(place(t, "call"), format!("`{}` is no [[call]]", call.name)));
+    }
+    if call.returns == Returns::None {
+        let what = format!(
+            "`{}` has `return = \"none\"`, and the join takes calls when they return",
+            call.name
+        );
+        r.report(r.error(place(t, "call"), what));
     }
     let prepared = probe(r, t, probes, "prepared", &statements.prepared)?;
     for (key, name, of) in [

@@ -3,9 +3,11 @@
 //! - `reader`: tables, keys and values with their places
 //! - `params`: `[params]` and values for them
 //! - `probes`: `[[probe]]` and `[[call]]`; `places`: where they are
+//! - `frame`: `[frame]`
 //! - `report`: `[report]`
 //! - `join`: `[join.statements]`
 
+mod frame;
 mod join;
 mod params;
 mod places;
@@ -84,7 +86,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
         top,
         "a recipe",
         &[
-            "recipe", "target", "params", "probe", "call", "join", "report",
+            "recipe", "target", "params", "probe", "call", "frame", "join", "report",
         ],
     );
     let mut recipe = Recipe {
@@ -100,6 +102,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
     }
     recipe.params = params::read(r, top, values);
     recipe.probes = probes::read(r, top, &recipe.params);
+    recipe.frame = frame::read(r, top, &recipe.params);
     if top.get("probe").is_none() && top.get("call").is_none() {
         r.report(
             r.error(0..0, "the recipe has no probe")

@@ -3,11 +3,13 @@
 use toml::de::{DeTable, DeValue};
 
 use super::probes::Reading;
-use super::reader::Val;
+use super::reader::{Reader, Val};
 use crate::expr::{Scope, Type};
 use crate::model::{At, ObjectRule, ProbeKind, Spanned};
 
-const PLACE_KEYS: &[&str] = &["function", "usdt", "line", "only_in", "capture", "where"];
+const PLACE_KEYS: &[&str] = &[
+    "function", "usdt", "line", "only_in", "capture", "where", "uncaught",
+];
 /// What says where a place is.
 const WHERE_KEYS: &[&str] = &["function", "usdt", "line"];
 
@@ -57,7 +59,7 @@ impl Reading<'_> {
         for value in list {
             match value.get_ref() {
                 DeValue::String(_) => {
-                    let functions = self.functions(value);
+                    let functions = functions(r, value);
                     let capture = shared.map(|c| self.captures(c)).unwrap_or_default();
                     places.push(At {
                         functions,
@@ -103,7 +105,7 @@ impl Reading<'_> {
             );
         }
         let functions = match key.get_ref().as_ref() {
-            "function" => self.functions(value),
+            "function" => functions(r, value),
             key => self.points(key, value),
         };
         let only_in = t
@@ -129,42 +131,9 @@ impl Reading<'_> {
             only_in,
             capture,
             where_,
+            // As with `where`, in the probe itself it is the probe's.
+            uncaught: own_where && self.uncaught(t),
         })
-    }
-
-    fn functions(&self, value: &Val<'_>) -> Vec<Spanned<String>> {
-        let functions = self.r.strings(value, "function");
-        for f in &functions {
-            if let Some((kind, _)) = f.value.split_once(':')
-                && matches!(
-                    kind,
-                    "kernel"
-                        | "tracepoint"
-                        | "usdt"
-                        | "kprobe"
-                        | "kretprobe"
-                        | "uprobe"
-                        | "uretprobe"
-                )
-                && !f.value.contains("::")
-            {
-                let fault = self.r.error(
-                    f.span.clone(),
-                    match kind {
-                        "usdt" => format!("`{}` is no function's name", f.value),
-                        _ => format!(
-                            "`{}`: probes of kind `{kind}` are not supported in recipes yet",
-                            f.value
-                        ),
-                    },
-                );
-                self.r.report(fault.help(match kind {
-                    "usdt" => "a USDT probe has a key of its own: usdt = \"provider:name\"",
-                    _ => "a function is named alone; [target] says in which program or library",
-                }));
-            }
-        }
-        functions
     }
 
     /// `usdt = "provider:name"`, `line = "file.c:123"`: patterns as the rest of the house writes them.
@@ -248,6 +217,36 @@ impl Reading<'_> {
             }
         }
     }
+}
+
+/// Patterns of functions: names, globs, names with parameters.
+pub(super) fn functions(r: &Reader, value: &Val<'_>) -> Vec<Spanned<String>> {
+    let functions = r.strings(value, "function");
+    for f in &functions {
+        if let Some((kind, _)) = f.value.split_once(':')
+            && matches!(
+                kind,
+                "kernel" | "tracepoint" | "usdt" | "kprobe" | "kretprobe" | "uprobe" | "uretprobe"
+            )
+            && !f.value.contains("::")
+        {
+            let fault = r.error(
+                f.span.clone(),
+                match kind {
+                    "usdt" => format!("`{}` is no function's name", f.value),
+                    _ => format!(
+                        "`{}`: probes of kind `{kind}` are not supported in recipes yet",
+                        f.value
+                    ),
+                },
+            );
+            r.report(fault.help(match kind {
+                "usdt" => "a USDT probe has a key of its own: usdt = \"provider:name\"",
+                _ => "a function is named alone; [target] says in which program or library",
+            }));
+        }
+    }
+    functions
 }
 
 /// The same width and sign; pointers are one type here, whatever they point to, and what debug information knows

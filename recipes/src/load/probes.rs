@@ -5,7 +5,8 @@ use toml::de::{DeTable, DeValue};
 use super::is_name;
 use super::reader::{Key, Reader, Val};
 use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
-use crate::model::{Action, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind};
+use crate::model::{Action, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Returns};
+use crate::suggest;
 
 const KEYS: &[&str] = &[
     "name",
@@ -26,7 +27,10 @@ const KEYS: &[&str] = &[
     "optional",
     "hidden",
     "text_limit",
+    "return",
+    "uncaught",
 ];
+
 /// All probes that are switched on, in the order of the text.
 pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Vec<Probe> {
     let mut found: Vec<(usize, Probe, bool)> = Vec::new();
@@ -155,10 +159,72 @@ impl Reading<'_> {
             hidden,
             text_limit,
             about,
-            returns: crate::model::Returns::Auto,
-            uncaught: false,
+            returns: self.returns(t),
+            uncaught: self.uncaught(t),
         };
+        self.without_return(&probe);
         Some((probe, on))
+    }
+
+    /// `return = "auto"`
+    fn returns(&self, t: &DeTable<'_>) -> Returns {
+        let r = self.r;
+        let Some(value) = self.of_calls(t, "return") else {
+            return Returns::Auto;
+        };
+        let words = Returns::ALL.map(|(word, _)| word);
+        let Some(text) = r.string(value, "return", "a text") else {
+            return Returns::Auto;
+        };
+        if let Some((_, returns)) = Returns::ALL.iter().find(|(word, _)| *word == text) {
+            return *returns;
+        }
+        let mut fault = r.error(value.span(), format!("unknown return `{text}`"));
+        fault.help = suggest::help(text, words);
+        r.report(fault);
+        Returns::Auto
+    }
+
+    /// `uncaught = true`
+    pub(super) fn uncaught(&self, t: &DeTable<'_>) -> bool {
+        let value = self.of_calls(t, "uncaught");
+        value
+            .and_then(|v| self.r.boolean(v, "uncaught"))
+            .unwrap_or(false)
+    }
+
+    /// The value of a key that only calls have.
+    fn of_calls<'v, 'i>(&self, t: &'v DeTable<'i>, name: &str) -> Option<&'v Val<'i>> {
+        let (key, value) = t.get_key_value(name)?;
+        if self.kind == ProbeKind::Call {
+            return Some(value);
+        }
+        self.r.report(
+            self.r
+                .error(
+                    key.span(),
+                    format!("`{name}` in [[{}]]: it sees no return", self.key),
+                )
+                .help("[[call]] sees entry and return"),
+        );
+        None
+    }
+
+    /// With `return = "none"` nothing can ask for the return.
+    fn without_return(&self, probe: &Probe) {
+        if probe.returns != Returns::None {
+            return;
+        }
+        let Some(e) = probe.first_of_return() else {
+            return;
+        };
+        let what = format!("`{e}` is known only when the call returns");
+        self.r.report(
+            self.r
+                .error(e.span.clone(), what)
+                .label("this call has `return = \"none\"`")
+                .help("leave `return` out: what cannot harm the program is chosen then"),
+        );
     }
 
     /// The name as given, else the function's.
@@ -262,7 +328,7 @@ impl Reading<'_> {
                 .map(str::to_owned);
             let value = value?;
             let unit = unit.unwrap_or_else(|| {
-                if value.kind == Kind::Latency {
+                if matches!(value.kind, Kind::Latency | Kind::SelfTime) {
                     "ns".to_owned()
                 } else {
                     String::new()
@@ -295,7 +361,7 @@ impl Reading<'_> {
         };
         for (_, e) in &keys {
             if e.ty == Type::Bytes || matches!(e.kind, Kind::Str(_)) {
-                r.report(r.error(e.span.clone(), "a key is a number or a text"));
+                r.report(r.error(e.span.clone(), "a key is a number, a text or a function"));
             }
         }
         if keys.len() > 8 {

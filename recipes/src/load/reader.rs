@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Error, Source};
-use crate::expr::{self, Expr, Scope, TextMap};
+use crate::expr::{self, Expr, Scope, TextMap, Type};
 use crate::suggest;
 
 pub(super) type Val<'i> = Spanned<DeValue<'i>>;
@@ -215,10 +215,10 @@ impl Reader {
             format!("`{key}` is {what}, and this is {}", e.ty.describe()),
         );
         let help = "compare it: comm == \"King\"";
-        self.report(if what == "a condition" {
-            fault.help(help)
-        } else {
-            fault
+        let comparable = what == "a condition" && e.ty != Type::Function;
+        self.report(match comparable {
+            true => fault.help(help),
+            false => fault,
         });
         None
     }

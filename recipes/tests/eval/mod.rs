@@ -20,6 +20,8 @@ impl World {
             Kind::Reg(n) => self.args[usize::from(*n) % 10],
             Kind::Retval => self.retval,
             Kind::Latency => self.latency,
+            Kind::SelfTime => self.latency / 2,
+            Kind::Depth => 3,
             Kind::Builtin(Builtin::Pid) => 4242,
             Kind::Builtin(_) | Kind::Capture(_) => self.args[0],
             Kind::Load(addr) => {
@@ -61,7 +63,8 @@ impl World {
             Kind::Cond { c, a, b } => self.eval(if self.eval(c) != 0 { a } else { b }),
             Kind::Cast(inner) => extend(self.eval(inner), &e.ty),
             Kind::After(inner) => self.eval(inner),
-            Kind::Str(_)
+            Kind::Parent
+            | Kind::Str(_)
             | Kind::ReadStr { .. }
             | Kind::ReadChars { .. }
             | Kind::ReadBuf { .. }

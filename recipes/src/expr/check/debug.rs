@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::super::parse::{Node, Syntax, TypeName};
 use super::super::{EnumType, Expr, Fault, Kind, NamedType, Type, fold};
+use super::names::is_own_record;
 use super::place::{bit_field, part, within, word};
 use super::{Checked, Checker, Result};
 use crate::debug::{DebugInfo, Place, TypeRef, TypeShape};
@@ -72,7 +73,12 @@ impl Checker<'_> {
         operator: &str,
         (name, name_span): (&str, &Range<usize>),
     ) -> Result<Checked> {
-        let c = self.node(of)?;
+        let c = match &of.kind {
+            Syntax::Name(name) if !self.scope.constant && is_own_record(of, self.scope) => {
+                self.debug_name(name, &of.span)?
+            }
+            _ => self.node(of)?,
+        };
         if c.is_deferred() {
             return Ok(Checked::deferred(&n.span));
         }

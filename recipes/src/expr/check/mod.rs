@@ -26,7 +26,7 @@ use super::parse::{Node, Syntax};
 use super::{Builtin, Expr, Fault, Kind, Scope, Type};
 use crate::debug::{DebugInfo, Place};
 
-pub(super) use names::TYPE_WORDS;
+pub(super) use names::{TYPE_WORDS, is_of_return, is_own_record};
 pub(crate) use names::{is_reserved, register_name};
 
 /// A checked node, with what only its neighbours need to know.
@@ -186,10 +186,14 @@ impl Checker<'_> {
             Kind::ReadStr { .. } | Kind::Builtin(Builtin::Comm) | Kind::Str(_) => {
                 fault.help("a text can be captured, be a key, or be compared by == and != with a text in quotes")
             }
+            _ if c.e.ty == Type::Function => fault.help(FUNCTION_USES),
             _ => fault,
         })
     }
 }
+
+/// What can be done with `parent`.
+const FUNCTION_USES: &str = "a function can be captured or be a key, and nothing else";
 
 /// A text in quotes as it is, anything else in backticks.
 fn shown(quote: &str) -> String {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::super::{Builtin, Expr, Fault, Kind, Type};
+use super::super::parse::{Node, Syntax};
+use super::super::{Builtin, Expr, Fault, Kind, Scope, Type};
 use super::debug::listed;
 use super::memory::usage;
 use super::{Checked, Checker, Result};
@@ -40,6 +41,20 @@ pub(crate) fn is_reserved(name: &str) -> bool {
             "retval" | "latency" | "elapsed" | "time" | "probe" | "true" | "false"
         )
         || argument(name).is_some()
+}
+
+/// Words that are known only when a call returns.
+pub(in crate::expr) fn is_of_return(name: &str) -> bool {
+    matches!(name, "retval" | "latency" | "elapsed") || OF_THE_CHAIN.contains(&name)
+}
+
+/// What a call knows of the other open ones. Captures may have these names.
+const OF_THE_CHAIN: &[&str] = &["depth", "self", "parent"];
+
+/// `self` in `self->x`, `parent` in `parent.x`: records of the program, since a call's own have no members.
+pub(in crate::expr) fn is_own_record(of: &Node, scope: &Scope) -> bool {
+    matches!(&of.kind, Syntax::Name(name) if OF_THE_CHAIN.contains(&name.as_str())
+        && !scope.captures.iter().any(|(n, _)| n == name))
 }
 
 /// The words that name a type.
@@ -136,14 +151,12 @@ impl Checker<'_> {
             };
         }
         match name {
-            "retval" | "latency" | "elapsed" if !self.scope.call => Err(Fault::new(
-                span.clone(),
-                format!("`{name}` is known only when the call returns"),
-            )
-            .label("this probe fires at the entry")
-            .help("use [[call]], or `uprof latency`, which see the return")),
+            _ if is_of_return(name) && !self.scope.call => Err(at_the_entry(name, span)),
             "retval" => self.returned(span),
             "latency" | "elapsed" => made(Kind::Latency, Type::U64),
+            "depth" => made(Kind::Depth, Type::U64),
+            "self" => made(Kind::SelfTime, Type::U64),
+            "parent" => made(Kind::Parent, Type::Function),
             _ => self.debug_name(name, span),
         }
     }
@@ -172,7 +185,7 @@ impl Checker<'_> {
     }
 
     /// A name that debug information may know: a parameter, a variable.
-    fn debug_name(&self, name: &str, span: &Range<usize>) -> Result<Checked> {
+    pub(super) fn debug_name(&self, name: &str, span: &Range<usize>) -> Result<Checked> {
         if self.scope.params.iter().any(|(n, _)| n == name) {
             let fault = Fault::new(span.clone(), format!("unknown name `{name}`"));
             return Err(fault.help(format!("a parameter is written with a dollar: `${name}`")));
@@ -217,13 +230,14 @@ impl Checker<'_> {
             .iter()
             .map(|b| b.name())
             .chain(["retval", "latency"])
+            .chain(OF_THE_CHAIN.iter().copied())
             .chain(arguments.iter().map(String::as_str));
         let known = words
             .chain(captures.clone())
             .chain(variables.iter().map(String::as_str));
         let mut help = match suggest::nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval and latency"
+            None => "known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval, latency, depth, self and parent"
                 .to_owned(),
         };
         let captures: Vec<&str> = captures.collect();
@@ -305,6 +319,22 @@ pub(super) fn argument(name: &str) -> Option<u32> {
     }
     digits.bytes().all(|b| b.is_ascii_digit()).then_some(())?;
     digits.parse().ok()
+}
+
+/// What a call alone knows, in a probe of the entry.
+fn at_the_entry(name: &str, span: &Range<usize>) -> Fault {
+    let help = "use [[call]], or `uprof latency`, which see the return";
+    let fault = Fault::new(
+        span.clone(),
+        format!("`{name}` is known only when the call returns"),
+    )
+    .label("this probe fires at the entry");
+    match OF_THE_CHAIN.contains(&name) {
+        true => fault.help(format!(
+            "{help}; the function's own `{name}` is written argN"
+        )),
+        false => fault.help(help),
+    }
 }
 
 pub(super) fn not_yet(name: &str, span: &Range<usize>) -> Fault {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type, UnOp, fold};
-use super::{Checked, Checker, Result};
+use super::{Checked, Checker, FUNCTION_USES, Result};
 
 impl Checker<'_> {
     pub(super) fn unary(&self, n: &Node, op: UnOp, e: &Node) -> Result<Checked> {
@@ -305,6 +305,15 @@ impl Checker<'_> {
         let right = self.decayed(b, self.node(b)?)?;
         if condition.is_deferred() || left.is_deferred() || right.is_deferred() {
             return Ok(Checked::deferred(&n.span));
+        }
+        for (side, c) in [(a, &left), (b, &right)] {
+            if c.e.ty == Type::Function {
+                let what = format!(
+                    "`?:` chooses between numbers, and `{}` is a function",
+                    self.quote(side)
+                );
+                return Err(Fault::new(side.span.clone(), what).help(FUNCTION_USES));
+            }
         }
         if !left.e.ty.is_scalar() || !right.e.ty.is_scalar() {
             return Err(

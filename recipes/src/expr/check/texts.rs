@@ -3,7 +3,7 @@
 use super::super::parse::Node;
 use super::super::{BinOp, Builtin, Expr, Fault, Kind, MAX_COMPARED, Type, text};
 use super::debug::listed;
-use super::{Checked, Checker, Result, shown};
+use super::{Checked, Checker, FUNCTION_USES, Result, shown};
 
 impl Checker<'_> {
     /// Both sides of `==` or `!=`: beside a text, what debug information says is one becomes one, and a text is
@@ -51,6 +51,15 @@ impl Checker<'_> {
         } else {
             ((left, a), (right, b))
         };
+        for (side, c) in [(left, &a), (right, &b)] {
+            if c.e.ty == Type::Function {
+                let what = format!(
+                    "`{}` is a function, which cannot be compared",
+                    self.quote(side)
+                );
+                return Err(Fault::new(side.span.clone(), what).help(FUNCTION_USES));
+            }
+        }
         if a.e.ty == Type::Bytes || b.e.ty == Type::Bytes {
             return Err(Fault::new(n.span.clone(), "bytes cannot be compared")
                 .help("str(p, n) is a text of n bytes, which can"));
