@@ -121,7 +121,7 @@ pub struct Common {
         help_heading = "Limits"
     )]
     pub mechanism: MechanismChoice,
-    /// Insist on return probes where they may kill the target (Go, coroutines)
+    /// How the returns of calls are seen
     #[arg(
         long = "return",
         value_name = "HOW",
@@ -158,11 +158,17 @@ pub enum MechanismChoice {
 /// `--return`
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum ReturnChoice {
-    /// Refuse targets that a return probe is known to kill
+    /// What cannot harm the target; of that the cheapest
     #[default]
     Auto,
-    /// Use return probes whatever the target is
+    /// The kernel pairs entry and return (Linux 6.13); it replaces return addresses, which kills Go and coroutines
+    Session,
+    /// Return probes whatever the target is; they replace return addresses, which kills Go and coroutines
     Uretprobe,
+    /// Probes on the instructions by which the function is left: nothing on the stack changes
+    Ret,
+    /// Not at all: calls are seen to begin, and have no latency
+    None,
 }
 
 /// `uprof recipe`

@@ -173,5 +173,6 @@ pub fn histogram(name: &str, key: Vec<(String, Value)>, unit: &str, data: &HistD
         p99: data.quantile(0.99),
         p999: data.quantile(0.999),
         buckets: buckets.collect(),
+        probe_cost_ns: None,
     }
 }

@@ -3,6 +3,7 @@
 //! Each command is a recipe: [`recipe`] reads one, [`flags`] writes one in memory; [`plan`] brings it down to sites
 //! and programs, [`run`] arms them and collects, [`report`] writes.
 
+mod calibrate;
 mod cli;
 mod command;
 mod debug_args;

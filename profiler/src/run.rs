@@ -1,6 +1,7 @@
 //! One run: plan, load, arm, collect, report.
 
 mod collect;
+mod open;
 mod setup;
 
 use std::collections::HashSet;
@@ -19,6 +20,7 @@ use uprof_ebpf::Engine;
 use uprof_recipes::{self as recipes, Recipe};
 use uprof_symbols::process::{self, Process};
 
+use crate::calibrate::Calibration;
 use crate::cli::{Common, DemoArgs, Format};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
@@ -27,7 +29,8 @@ use crate::report::model::Summary;
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
 use crate::watch::{End, Start, Starts, registered};
-use collect::Collector;
+use collect::{Collector, Known};
+use open::Open;
 use setup::{explain_load, for_want_of_privileges, limits, options, select};
 
 /// How often the ring buffer is looked at, unless it fills up sooner.
@@ -138,6 +141,8 @@ struct Run {
     late: usize,
     /// Looks for inlined copies of what is probed, beside the run.
     inlined: Option<JoinHandle<Vec<String>>>,
+    /// Measures what the probes cost, beside the run.
+    costs: Option<JoinHandle<Vec<Option<u64>>>>,
     changes: mpsc::UnboundedReceiver<Change>,
     tell: mpsc::UnboundedSender<Change>,
 }
@@ -150,9 +155,9 @@ impl Run {
         let mut plan = Plan::new(job.recipe, job.targets, limits)?;
         let attachments = plan.place(&selection).map_err(for_want_of_privileges)?;
         if selection.awaited().is_some() {
-            plan.reserve()
+            plan.reserve()?;
         } else {
-            plan.prune()
+            plan.prune();
         }
         if plan.variants.is_empty() {
             match selection.awaited() {
@@ -191,6 +196,7 @@ impl Run {
             settling: Vec::new(),
             late: 0,
             inlined: None,
+            costs: None,
             changes,
             tell,
         };
@@ -204,6 +210,8 @@ impl Run {
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
         run.inlined = Some(std::thread::spawn(run.plan.inlined_copies()));
+        let calibration = Calibration::of(&run.plan, options(&run.common)?);
+        run.costs = Some(std::thread::spawn(move || calibration.measure()));
         for note in &run.plan.notes {
             eprintln!("uprof: {note}");
         }
@@ -396,7 +404,9 @@ impl Run {
                 }
                 _ = tick.tick(), if ring.is_some() => c.drain(&mut self.engine, &self.plan, output),
                 _ = live.tick(), if shows => {
-                    let so_far = c.summary(&self.plan, &self.engine, armed_at.elapsed(), &self.plan.notes)?;
+                    let so_far = c.summary(
+                        &self.plan, &self.engine, armed_at.elapsed(), &self.plan.notes, &Known::default(),
+                    )?;
                     output.live(&so_far)
                 }
             };
@@ -404,7 +414,16 @@ impl Run {
                 break step;
             }
         };
+        let open = Open::look(&self.engine, &self.plan, &self.armed);
         self.engine.detach();
+        let known = Known {
+            unfinished: open.unfinished(&self.engine, &self.plan),
+            costs: self
+                .costs
+                .take()
+                .and_then(|c| c.join().ok())
+                .unwrap_or_default(),
+        };
         // A look that failed has nothing to tell.
         let copies = self.inlined.take().and_then(|look| look.join().ok());
         for note in copies.unwrap_or_default() {
@@ -418,6 +437,7 @@ impl Run {
                     &self.engine,
                     armed_at.elapsed(),
                     &self.plan.notes,
+                    &known,
                 )?;
                 if self.common.format == Format::Table && summary.probes.iter().all(|p| p.hits == 0)
                 {

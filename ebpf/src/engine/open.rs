@@ -31,6 +31,11 @@ pub struct OpenCall {
 }
 
 impl Engine {
+    /// Whether calls of a probe leave frames: where not, [`Engine::open_calls`] knows of none.
+    pub fn keeps_frames(&self, probe: usize) -> bool {
+        self.maps.frames.get(probe).is_some_and(Option::is_some)
+    }
+
     /// The open calls of a probe, in no order, once the engine is detached. Where the kernel
     /// pairs entry and return and nothing is kept of a call but its time (session programs that
     /// save nothing) there are no frames: the list is empty, whatever [`crate::Counters`] say.

@@ -144,6 +144,7 @@ impl Top {
                 p99: l.quantile(0.99),
                 p999: l.quantile(0.999),
                 buckets: buckets(&l.histogram),
+                probe_cost_ns: None,
             })
             .collect()
     }

@@ -7,6 +7,7 @@ use uprof_ebpf::ProbeKind;
 use uprof_recipes::{self as recipes, Action};
 use uprof_symbols::site::Cost;
 
+use super::returns::explained;
 use super::{Attachment, Plan, Variant, shown_name};
 use crate::cli::MechanismChoice;
 
@@ -94,6 +95,9 @@ impl Plan {
                 )
             }
         };
+        if !v.sites.is_empty() && matches!(v.spec.kind, ProbeKind::Call { .. }) {
+            let _ = writeln!(text, "  returns  {}", explained(v));
+        }
         if v.sites.is_empty() {
             let wanted: Vec<&str> = self
                 .place_of(v)

@@ -172,9 +172,7 @@ impl Lowering {
             Kind::After(inner) if !inner.ty.is_scalar() => {
                 self.key_text(inner, &mut |l, e| l.at_return(e, true))
             }
-            _ if e.ty.is_scalar() || e.ty == Type::Function => {
-                Some(KeyPart::Int(self.scalar(e)))
-            }
+            _ if e.ty.is_scalar() || e.ty == Type::Function => Some(KeyPart::Int(self.scalar(e))),
             _ => self.key_text(e, &mut |l, e| l.scalar(e)),
         }
     }

@@ -4,33 +4,34 @@
 //! - `place`: function patterns to sites, in the files of the processes
 //! - `debug`: names in expressions that only debug information knows, bound at a site
 //! - `indirect`: IFUNCs, followed to what a process bound
-//! - `hazard`: targets that return probes would kill
+//! - `returns`: how the returns of a function's calls are seen without harm
 //! - `missing`: what to say when nothing is found
 //! - `explain`: the plan for people
 
 mod debug;
 mod explain;
-mod hazard;
 mod indirect;
 mod lower;
 mod missing;
 mod place;
+mod returns;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use uprof_ebpf::expr as b;
-use uprof_ebpf::{Action, Expr as B, KeyPart, ProbeKind, ProbeSpec};
+use uprof_ebpf::{Action, Expr as B, FrameName, KeyPart, ProbeKind, ProbeSpec, Returns};
 use uprof_recipes as recipes;
 use uprof_recipes::{Builtin, Expr, Kind, Recipe, Type};
-use uprof_symbols::site::Site;
+use uprof_symbols::site::{Exit, Site};
 use uprof_symbols::{FileId, Image, Pattern};
 
 use crate::target::TargetSpec;
 use lower::Lowering;
 
 pub use place::Attachment;
+pub use returns::Pairing;
 
 /// What the command line adds to a recipe.
 #[derive(Debug, Clone, Default)]
@@ -41,8 +42,8 @@ pub struct Limits {
     pub cgroup: Option<u64>,
     /// `--comm` beside `--all`: every process is hit, and the program tells by the thread's name.
     pub comm: Option<String>,
-    /// `--return uretprobe`: return probes even in targets that they may kill.
-    pub insist: bool,
+    /// `--return`: before what the recipe says.
+    pub returns: recipes::Returns,
     /// The one process that can be hit, if there is just one: then `pid` is known beforehand.
     pub only_pid: Option<u32>,
 }
@@ -105,6 +106,8 @@ pub struct Variant {
     pub functions: Vec<String>,
     /// The sites.
     pub sites: Vec<PlannedSite>,
+    /// Of a call: how its end is seen, and what tells it from others.
+    pub pairing: Pairing,
 }
 
 /// A function's name for people: demangled. Done when it is shown, since a glob may name many thousands.
@@ -123,6 +126,8 @@ pub struct PlannedSite {
     pub function: u32,
     /// The place.
     pub site: Site,
+    /// Of a call: the instructions by which the function is left; empty where they are not needed.
+    pub exits: Vec<Exit>,
 }
 
 /// A recipe with everything found and decided.
@@ -137,51 +142,83 @@ pub struct Plan {
     /// What the reader of the results should know.
     pub notes: Vec<String>,
     next_id: u32,
+    /// The probe that tells what runs on a thread, for `[frame]`.
+    frame_probe: Option<usize>,
     /// Functions that may have been inlined elsewhere, too.
     inlined_too: Vec<(Arc<Image>, Pattern)>,
     /// The programs are loaded: there can be no further variants.
     loaded: bool,
     limits: Limits,
+    safety: returns::Safety,
 }
 
 impl Plan {
     /// Lowers all probes of a recipe, but for what needs debug information; nothing is placed yet.
-    pub fn new(recipe: Recipe, targets: Vec<TargetSpec>, limits: Limits) -> Result<Self> {
+    pub fn new(mut recipe: Recipe, mut targets: Vec<TargetSpec>, limits: Limits) -> Result<Self> {
         if recipe.probes.is_empty() {
             bail!(
                 "the recipe {} has no probe that is switched on",
                 recipe.name
             );
         }
+        without_returns(&mut recipe, limits.returns)?;
+        let frame_probe = recipe.frame.clone().map(|frame| {
+            recipe.probes.push(frame_probe(&frame));
+            targets.push(targets[0].clone());
+            recipe.probes.len() - 1
+        });
         let mut plan = Self {
             recipe,
             targets,
+            frame_probe,
             variants: Vec::new(),
             notes: Vec::new(),
             next_id: 0,
             inlined_too: Vec::new(),
             loaded: false,
             limits,
+            safety: returns::Safety::default(),
         };
         for index in 0..plan.recipe.probes.len() {
             let probe = plan.recipe.probes[index].clone();
-            for (at, place) in probe.at.iter().enumerate() {
+            for at in 0..probe.at.len() {
                 if !debug::needed(&probe, at) {
-                    let made = variant(index, &probe, at, place, &plan.limits)?;
-                    plan.add(made);
+                    plan.add((index, at), None, Pairing::default())?;
                 }
             }
         }
         Ok(plan)
     }
 
-    fn add(&mut self, made: Variant) -> usize {
+    /// Makes the variant of a place of a probe, with its expressions bound if it needs that; gives its index.
+    fn add(
+        &mut self,
+        (index, at): (usize, usize),
+        bound: Option<recipes::Probe>,
+        pairing: Pairing,
+    ) -> Result<usize> {
+        let probe = bound.as_ref().unwrap_or(&self.recipe.probes[index]);
+        let place = &probe.at[if bound.is_some() { 0 } else { at }];
+        let mut made = variant(index, probe, at, place, pairing, &self.limits)?;
+        if let Some(frame) = self.frame_of(index) {
+            let value = Lowering::default().entry(&frame.running);
+            made.spec.action = Action::Running { value };
+            made.args = lower::args_of(&frame.running);
+        }
         self.variants.push(Variant {
             id: self.next_id,
+            bound,
             ..made
         });
         self.next_id += 1;
-        self.variants.len() - 1
+        Ok(self.variants.len() - 1)
+    }
+
+    /// `[frame]`, if that is the probe's purpose.
+    fn frame_of(&self, index: usize) -> Option<&recipes::FrameKey> {
+        (self.frame_probe == Some(index))
+            .then_some(self.recipe.frame.as_ref())
+            .flatten()
     }
 
     /// Drops the places that no binary matched: their programs would never run.
@@ -201,11 +238,38 @@ impl Plan {
         }
     }
 
-    /// Leaves room for functions of processes that start later.
-    pub fn reserve(&mut self) {
+    /// Leaves room for processes that start later: for their functions, and for calls whose return addresses must be
+    /// left alone there.
+    pub fn reserve(&mut self) -> Result<()> {
+        for index in 0..self.variants.len() {
+            let v = &self.variants[index];
+            let (place, call) = ((v.probe, v.at), is_call(&v.spec));
+            let frame = match (&self.recipe.frame, self.frame_of(v.probe)) {
+                (Some(_), None) => FrameName::Running,
+                _ => FrameName::Stack,
+            };
+            let exits = Pairing {
+                returns: Returns::Exits,
+                frame,
+            };
+            let replaced = Pairing {
+                returns: Returns::Replaced,
+                frame,
+            };
+            let bound = v.bound.clone();
+            for pairing in [replaced, exits] {
+                let mut same = self.variants.iter();
+                let known = same
+                    .any(|o| (o.probe, o.at) == place && o.bound == bound && o.pairing == pairing);
+                if call && !known {
+                    self.add(place, bound.clone(), pairing)?;
+                }
+            }
+        }
         for v in &mut self.variants {
             v.spec.sites = (2 * v.functions.len() as u32).max(64);
         }
+        Ok(())
     }
 
     /// The probe of a variant.
@@ -225,11 +289,60 @@ impl Plan {
     }
 }
 
+/// Calls whose returns shall not be looked for begin and are done: entries.
+fn without_returns(recipe: &mut Recipe, chosen: recipes::Returns) -> Result<()> {
+    let joined = recipe
+        .join
+        .as_ref()
+        .map(|recipes::Join::Statements(s)| s.call.clone());
+    for probe in &mut recipe.probes {
+        let choice = match chosen {
+            recipes::Returns::Auto => probe.returns,
+            chosen => chosen,
+        };
+        if probe.kind != recipes::ProbeKind::Call || choice != recipes::Returns::None {
+            continue;
+        }
+        let mut all = probe.at.iter().flat_map(|at| expressions(probe, at));
+        if let Some(e) = all.find(|e| e.needs_return()) {
+            bail!(
+                "{}: {e} is known only at the return, which --return none does not look for",
+                probe.name
+            );
+        }
+        if joined.as_ref() == Some(&probe.name) {
+            bail!(
+                "{}: the recipe joins what happens within this call, so its return must be seen",
+                probe.name
+            );
+        }
+        probe.kind = recipes::ProbeKind::Entry;
+    }
+    Ok(())
+}
+
+/// The probe behind `[frame]`: while a call of it is open, its argument is what runs on the thread.
+fn frame_probe(frame: &recipes::FrameKey) -> recipes::Probe {
+    let at = recipes::At {
+        functions: frame.functions.clone(),
+        ..recipes::At::default()
+    };
+    recipes::Probe {
+        hidden: true,
+        ..recipes::Probe::new("frame", recipes::ProbeKind::Call, vec![at])
+    }
+}
+
+fn is_call(spec: &ProbeSpec) -> bool {
+    matches!(spec.kind, ProbeKind::Call { .. })
+}
+
 fn variant(
     index: usize,
     probe: &recipes::Probe,
     at_index: usize,
     at: &recipes::At,
+    pairing: Pairing,
     limits: &Limits,
 ) -> Result<Variant> {
     let call = probe.kind == recipes::ProbeKind::Call;
@@ -273,8 +386,8 @@ fn variant(
         ProbeKind::Call {
             saved: low.saved,
             filter: late,
-            returns: uprof_ebpf::Returns::Replaced,
-            frame: uprof_ebpf::FrameName::Stack,
+            returns: pairing.returns,
+            frame: pairing.frame,
         }
     } else {
         ProbeKind::Entry
@@ -297,6 +410,7 @@ fn variant(
         args,
         functions: Vec::new(),
         sites: Vec::new(),
+        pairing,
     })
 }
 

@@ -10,9 +10,9 @@ use uprof_symbols::image::{Function, Sites};
 use uprof_symbols::site::{ArgSet, Purpose, Site};
 use uprof_symbols::{Image, Pattern};
 
-use super::hazard::refuse_if_harmful;
 use super::missing::not_found;
-use super::{Field, FieldSource, Plan, PlannedSite, Variant, debug, indirect, variant};
+use super::returns::{Ending, Pairing, attach_exits};
+use super::{Field, FieldSource, Plan, PlannedSite, Variant, debug, indirect};
 use crate::target::{self, Selection, TargetFile, is_library};
 
 /// Sites of one probe in one file, to be armed for some processes.
@@ -30,8 +30,25 @@ pub struct Attachment {
 struct Found {
     /// Index into [`Plan::variants`].
     slot: usize,
-    placed: Vec<(Function, Site)>,
+    placed: Vec<Placed>,
     pids: Option<Vec<u32>>,
+}
+
+/// Which place of which probe is looked at, and where.
+struct Place<'a> {
+    index: usize,
+    at: usize,
+    /// Its expressions need the debug information of each function.
+    bound: bool,
+    file: &'a TargetFile,
+    pattern: &'a Pattern,
+}
+
+/// A function, its site, and how its calls end.
+struct Placed {
+    function: Function,
+    site: Site,
+    ending: Ending,
 }
 
 impl Plan {
@@ -53,6 +70,7 @@ impl Plan {
             self.place_probe(index, &resolved[at].1, &mut attachments)?;
         }
         self.name_functions();
+        self.tell_endings();
         Ok(attachments)
     }
 
@@ -68,9 +86,6 @@ impl Plan {
         for file in files {
             if let Some(note) = &file.note {
                 self.note(note.clone());
-            }
-            if probe.kind == recipes::ProbeKind::Call && !self.limits.insist {
-                refuse_if_harmful(&probe.name, file)?;
             }
             for at in 0..probe.at.len() {
                 let found = self.find((index, at), &probe, file, &mut refusals)?;
@@ -150,14 +165,15 @@ impl Plan {
                 if placed.is_empty() {
                     continue;
                 }
-                match slot {
-                    Some(slot) => found.push(Found { slot, placed, pids }),
-                    None => {
-                        let bound =
-                            self.bind((index, at), (file, &pattern), (placed, pids), refusals)?;
-                        found.extend(bound);
-                    }
-                }
+                let whose = Place {
+                    index,
+                    at,
+                    bound: slot.is_none(),
+                    file,
+                    pattern: &pattern,
+                };
+                let served = self.serve(&whose, (placed, pids), refusals)?;
+                found.extend(served);
             }
         }
         Ok(found)
@@ -225,30 +241,54 @@ impl Plan {
         move || asked.iter().filter_map(inlined_too).collect()
     }
 
-    /// Gives each function the program that its own types and places of arguments ask for.
-    fn bind(
+    /// Gives each function the program that its own types, places of arguments and way of returning ask for.
+    fn serve(
         &mut self,
-        (index, at): (usize, usize),
-        (file, pattern): (&TargetFile, &Pattern),
+        place: &Place<'_>,
         (placed, pids): (Vec<(Function, Site)>, Option<Vec<u32>>),
         refusals: &mut Vec<String>,
     ) -> Result<Vec<Found>> {
         let mut found: Vec<Found> = Vec::new();
+        let among = placed.len();
+        let probe = self.recipe.probes[place.index].clone();
         for (function, site) in placed {
-            let probe = &self.recipe.probes[index];
-            let bound = match debug::bind(probe, at, file, pattern, (&function, &site)) {
-                Ok(bound) => bound,
+            let bound = match place.bound {
+                true => {
+                    let bound = debug::bind(
+                        &probe,
+                        place.at,
+                        place.file,
+                        place.pattern,
+                        (&function, &site),
+                    );
+                    match bound {
+                        Ok(bound) => Some(bound),
+                        Err(why) => {
+                            refusals.push(format!("{}: {why}", function.display_name()));
+                            continue;
+                        }
+                    }
+                }
+                false => None,
+            };
+            let ending = match self.ending(place.index, &probe, place.file, (&function, among)) {
+                Ok(ending) => ending,
                 Err(why) => {
-                    refusals.push(format!("{}: {why}", function.display_name()));
+                    refusals.push(why);
                     continue;
                 }
             };
-            let slot = self.variant_for((index, at), bound)?;
+            let slot = self.variant_for((place.index, place.at), bound, ending.pairing)?;
+            let one = Placed {
+                function,
+                site,
+                ending,
+            };
             match found.iter_mut().find(|f| f.slot == slot) {
-                Some(known) => known.placed.push((function, site)),
+                Some(known) => known.placed.push(one),
                 None => found.push(Found {
                     slot,
-                    placed: vec![(function, site)],
+                    placed: vec![one],
                     pids: pids.clone(),
                 }),
             }
@@ -256,27 +296,28 @@ impl Plan {
         Ok(found)
     }
 
-    /// The variant of a probe whose expressions came to BOUND, made when it is the first.
-    fn variant_for(&mut self, (index, at): (usize, usize), bound: recipes::Probe) -> Result<usize> {
+    /// The variant of a probe whose expressions came to BOUND, and whose calls are paired so; made when it is the first.
+    fn variant_for(
+        &mut self,
+        (index, at): (usize, usize),
+        bound: Option<recipes::Probe>,
+        pairing: Pairing,
+    ) -> Result<usize> {
         let known = self
             .variants
             .iter()
-            .position(|v| (v.probe, v.at) == (index, at) && v.bound.as_ref() == Some(&bound));
+            .position(|v| (v.probe, v.at, v.pairing) == (index, at, pairing) && v.bound == bound);
         if let Some(slot) = known {
             return Ok(slot);
         }
         if self.loaded {
             bail!(
-                "{}: the types or arguments here are others than in the files known when the run began; \
-                 run uprof again now that this process runs",
-                bound.name
+                "{}: the types, the arguments or the way to see returns are others here than in the files known when the \
+                 run began; run uprof again now that this process runs",
+                self.recipe.probes[index].name
             );
         }
-        let made = variant(index, &bound, at, &bound.at[0], &self.limits)?;
-        Ok(self.add(Variant {
-            bound: Some(bound),
-            ..made
-        }))
+        self.add((index, at), bound, pairing)
     }
 
     fn keep_sites(&mut self, file: &TargetFile, found: Found) -> Attachment {
@@ -293,7 +334,12 @@ impl Plan {
             true => HashMap::new(),
             false => variant.functions.iter().cloned().zip(0..).collect(),
         };
-        for (function, site) in found.placed {
+        for Placed {
+            function,
+            site,
+            ending,
+        } in found.placed
+        {
             let name = function.names.into_iter().next().unwrap_or_default();
             let index = indexes.get(&name).copied().unwrap_or_else(|| {
                 variant.functions.push(name);
@@ -304,7 +350,7 @@ impl Plan {
                 offset: site.offset,
                 site: index,
                 semaphore: site.semaphore,
-                exits: Vec::new(),
+                exits: attach_exits(&ending.exits),
             });
             if known.contains(&(file.image.file_id(), site.offset)) {
                 continue;
@@ -314,6 +360,7 @@ impl Plan {
                 file: file.image.file_id(),
                 function: index,
                 site,
+                exits: ending.exits,
             });
         }
         variant.spec.sites = variant.spec.sites.max(variant.functions.len() as u32);

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use super::model::{Column, Event, Summary, Value};
+use super::model::{Column, Event, Histogram, Summary, Value};
 use super::{Output, Sink, escape};
 
 /// Writes JSON lines.
@@ -77,6 +77,9 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
             ("filtered", probe.filtered),
             ("dropped", probe.dropped()),
             ("unpaired", probe.unpaired),
+            ("unfinished", probe.unfinished),
+            ("abandoned", probe.abandoned),
+            ("nested", probe.nested),
         ] {
             member(out, name, n);
         }
@@ -102,6 +105,9 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
             ("p999", h.p999),
         ] {
             member(out, name, n);
+        }
+        if let Some(cost) = h.probe_cost_ns {
+            net(out, h, cost);
         }
         out.extend_from_slice(b",\"buckets\":");
         array(out, &h.buckets, |out, b| {
@@ -143,6 +149,17 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
         });
     }
     out.extend_from_slice(b"}\n");
+}
+
+/// The probe's own cost, and what is left of the latencies without it.
+fn net(out: &mut Vec<u8>, h: &Histogram, cost: u64) {
+    member(out, "probe_cost_ns", cost);
+    out.extend_from_slice(b",\"net\":{\"mean\":");
+    float(out, h.net(h.mean));
+    for (name, value) in h.marks() {
+        member(out, name, h.net(value as f64) as u64);
+    }
+    out.push(b'}');
 }
 
 /// Captures or a key; a text that was cut has a sibling `NAME_cut`.

@@ -283,6 +283,7 @@ mod tests {
                         count: 10,
                     },
                 ],
+                probe_cost_ns: None,
             }],
             counts: vec![
                 Count {

@@ -69,8 +69,14 @@ pub struct ProbeCount {
     pub dropped_ring: u64,
     /// Lost: a table of keys was full.
     pub dropped_map: u64,
-    /// Calls whose return was not seen.
+    /// Calls whose return was not seen: `unfinished + abandoned + nested`.
     pub unpaired: u64,
+    /// Of the unpaired: still open when the probes went.
+    pub unfinished: u64,
+    /// Of the unpaired: left without a return (longjmp, exception), or their thread or process ended inside.
+    pub abandoned: u64,
+    /// Of the unpaired: the kernel keeps 64 open calls for a thread, and these came on top.
+    pub nested: u64,
 }
 
 impl ProbeCount {
@@ -94,7 +100,28 @@ impl ProbeCount {
                 self.dropped_map
             ));
         }
+        if self.nested > 0 {
+            losses.push(format!(
+                "{} returns not seen: the kernel follows 64 nested calls of a thread, these were deeper; --return ret has no such limit",
+                self.nested
+            ));
+        }
         losses
+    }
+
+    /// What became of the calls without a return, in words; empty when there are none.
+    pub fn without_return(&self) -> String {
+        let parts = [
+            (self.unfinished, "still open at the end"),
+            (
+                self.abandoned,
+                "left without a return (longjmp, exception, end of the thread or process)",
+            ),
+            (self.nested, "nested too deeply"),
+        ];
+        let parts = parts.into_iter().filter(|(n, _)| *n > 0);
+        let parts: Vec<String> = parts.map(|(n, what)| format!("{n} {what}")).collect();
+        parts.join(", ")
     }
 }
 
@@ -136,6 +163,27 @@ pub struct Histogram {
     pub p999: u64,
     /// The buckets that are not empty, in ascending order.
     pub buckets: Vec<Bucket>,
+    /// Of latencies: how much of each is the probe's own cost, in nanoseconds, where that was measured.
+    pub probe_cost_ns: Option<u64>,
+}
+
+impl Histogram {
+    /// A value less the probe's own cost.
+    pub fn net(&self, value: f64) -> f64 {
+        (value - self.probe_cost_ns.unwrap_or(0) as f64).max(0.0)
+    }
+
+    /// The least value, the quantiles and the greatest, by their names in JSON.
+    pub fn marks(&self) -> [(&'static str, u64); 6] {
+        [
+            ("min", self.min),
+            ("p50", self.p50),
+            ("p90", self.p90),
+            ("p99", self.p99),
+            ("p999", self.p999),
+            ("max", self.max),
+        ]
+    }
 }
 
 /// How often one key was seen.

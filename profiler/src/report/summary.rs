@@ -130,19 +130,27 @@ fn histogram_block(out: &mut String, h: &Histogram, seconds: f64, style: &Style)
         return;
     }
     let _ = writeln!(out, "  mean {}", units::quantity(h.mean, &h.unit));
-    for (name, value) in [
-        ("min", h.min),
-        ("p50", h.p50),
-        ("p90", h.p90),
-        ("p99", h.p99),
-        ("p99.9", h.p999),
-        ("max", h.max),
-    ] {
-        let _ = write!(out, "  {name} {}", units::quantity(value as f64, &h.unit));
+    marks(out, h, |value| value as f64);
+    if let Some(cost) = h.probe_cost_ns.filter(|cost| *cost > 0) {
+        let _ = write!(
+            out,
+            "\n  less the probe's own {}:  mean {}",
+            units::quantity(cost as f64, &h.unit),
+            units::quantity(h.net(h.mean), &h.unit)
+        );
+        marks(out, h, |value| h.net(value as f64));
     }
     out.push_str("\n\n");
     bars(out, h, style);
     out.push('\n');
+}
+
+/// The quantiles in a row.
+fn marks(out: &mut String, h: &Histogram, shown: impl Fn(u64) -> f64) {
+    for (name, value) in h.marks() {
+        let name = name.replace("p999", "p99.9");
+        let _ = write!(out, "  {name} {}", units::quantity(shown(value), &h.unit));
+    }
 }
 
 /// One row of a bar chart: values from `low` up to, not including, `high`.
@@ -393,8 +401,9 @@ fn accounting(out: &mut String, probe: &ProbeCount, closing: bool) {
     if probe.unpaired > 0 {
         let _ = writeln!(
             out,
-            "  {} unpaired: calls still open at the end, or left without a return (longjmp, exception, thread exit)",
-            probe.unpaired
+            "  {} unpaired: {}",
+            probe.unpaired,
+            probe.without_return()
         );
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use uprof_ebpf::{Engine, HistData, Record};
-use uprof_recipes::{self as recipes, Action};
+use uprof_recipes::{self as recipes, Action, Kind};
 
 use crate::decode::{self, Decoder};
 use crate::join;
@@ -15,6 +15,21 @@ use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Su
 
 /// A key's parts, with their names.
 type Key = Vec<(String, Value)>;
+
+/// What is known only when the probes are gone, by variant.
+#[derive(Default)]
+pub struct Known {
+    /// Calls that are still open.
+    pub unfinished: Vec<u64>,
+    /// What a probe costs within the time it measures, in nanoseconds.
+    pub costs: Vec<Option<u64>>,
+}
+
+impl Known {
+    fn cost(&self, variant: usize) -> Option<u64> {
+        self.costs.get(variant).copied().flatten()
+    }
+}
 
 /// Gathers what the engine sends.
 pub struct Collector {
@@ -96,16 +111,17 @@ impl Collector {
         engine: &Engine,
         armed: Duration,
         notes: &[String],
+        known: &Known,
     ) -> io::Result<Summary> {
         let mut summary = Summary {
             duration_ns: armed.as_nanos() as u64,
             notes: notes.to_vec(),
             ..Summary::default()
         };
-        let mut histograms: Vec<(String, Key, String, HistData)> = Vec::new();
+        let mut histograms = Histograms::default();
         for (index, variant) in plan.variants.iter().enumerate() {
             let probe = plan.probe(variant);
-            self.add_counters(&mut summary, engine, index, variant, &probe.name);
+            self.add_counters(&mut summary, engine, (index, variant), &probe.name, known);
             match &probe.action {
                 Action::Event => {}
                 Action::Count { by } if by.is_empty() => {
@@ -128,26 +144,20 @@ impl Collector {
                         .map(|(key, n)| (decode::key(key.values(), &variant.key, &plan.recipe), n));
                     add_counts(&mut summary, &probe.name, named.collect());
                 }
-                Action::Histogram { unit, .. } => {
-                    // Places of one probe add up, as counts do.
-                    let known = histograms.len();
-                    for (key, data) in engine.histograms(index).map_err(io::Error::other)? {
-                        let key = decode::key(key.values(), &variant.key, &plan.recipe);
-                        let mut earlier = histograms[..known].iter_mut();
-                        match earlier.find(|(name, k, ..)| *name == probe.name && *k == key) {
-                            Some((.., there)) => there.merge(&data),
-                            None => {
-                                histograms.push((probe.name.clone(), key, unit.clone(), data));
-                            }
-                        }
-                    }
+                Action::Histogram { value, unit, .. } => {
+                    let cost = match value.kind {
+                        Kind::Latency => known.cost(index),
+                        _ => None,
+                    };
+                    let all = engine.histograms(index).map_err(io::Error::other)?;
+                    let keyed = all.into_iter().map(|(key, data)| {
+                        (decode::key(key.values(), &variant.key, &plan.recipe), data)
+                    });
+                    histograms.add((&probe.name, unit), keyed, cost);
                 }
             }
         }
-        for (name, key, unit, data) in histograms {
-            let histogram = decode::histogram(&name, key, &unit, &data);
-            summary.histograms.push(histogram);
-        }
+        summary.histograms = histograms.done();
         if let Some(s) = &self.statements {
             summary
                 .histograms
@@ -174,14 +184,14 @@ impl Collector {
         &self,
         summary: &mut Summary,
         engine: &Engine,
-        index: usize,
-        variant: &Variant,
+        (index, variant): (usize, &Variant),
         name: &str,
+        known: &Known,
     ) {
         let c = engine.counters(index);
         let hidden = self.hidden[index];
-        let known = summary.probes.iter().position(|p| p.probe == name);
-        let at = known.unwrap_or_else(|| {
+        let there = summary.probes.iter().position(|p| p.probe == name);
+        let at = there.unwrap_or_else(|| {
             summary.probes.push(ProbeCount {
                 probe: name.to_owned(),
                 ..ProbeCount::default()
@@ -198,6 +208,53 @@ impl Collector {
         p.dropped_ring += c.dropped_ring;
         p.dropped_map += c.dropped_map;
         p.unpaired += c.unpaired;
+        // While the run goes on a call without a return is taken to be open.
+        let rest = c.unpaired.saturating_sub(c.nested);
+        let unfinished = known.unfinished.get(index).copied().unwrap_or(rest);
+        p.unfinished += unfinished;
+        p.abandoned += rest.saturating_sub(unfinished);
+        p.nested += c.unpaired.min(c.nested);
+    }
+}
+
+/// Distributions by probe and key; places of one probe add up, as counts do.
+#[derive(Default)]
+struct Histograms(Vec<(String, Key, String, HistData, Option<u64>)>);
+
+impl Histograms {
+    /// Adds those of one place.
+    fn add(
+        &mut self,
+        (name, unit): (&str, &str),
+        all: impl Iterator<Item = (Key, HistData)>,
+        cost: Option<u64>,
+    ) {
+        // Keys of one place differ.
+        let known = self.0.len();
+        for (key, data) in all {
+            let mut earlier = self.0[..known].iter_mut();
+            match earlier.find(|(n, k, ..)| n == name && *k == key) {
+                Some((.., there, least)) => {
+                    there.merge(&data);
+                    // Never more than any of them cost.
+                    *least = least.zip(cost).map(|(a, b)| a.min(b));
+                }
+                None => self
+                    .0
+                    .push((name.to_owned(), key, unit.to_owned(), data, cost)),
+            }
+        }
+    }
+
+    fn done(self) -> Vec<Histogram> {
+        let made = self
+            .0
+            .into_iter()
+            .map(|(name, key, unit, data, cost)| Histogram {
+                probe_cost_ns: cost,
+                ..decode::histogram(&name, key, &unit, &data)
+            });
+        made.collect()
     }
 }
 

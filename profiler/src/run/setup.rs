@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use uprof_ebpf::{EngineOptions, Mechanism};
+use uprof_recipes::Returns;
 use uprof_symbols::process::{self, Process};
 
 use super::Job;
@@ -64,9 +65,19 @@ pub fn limits(common: &Common, selection: &Selection) -> Result<Limits> {
         uid,
         cgroup,
         comm: common.comm.clone().filter(|_| common.all),
-        insist: common.return_ == ReturnChoice::Uretprobe,
+        returns: returns(common.return_),
         only_pid,
     })
+}
+
+fn returns(choice: ReturnChoice) -> Returns {
+    match choice {
+        ReturnChoice::Auto => Returns::Auto,
+        ReturnChoice::Session => Returns::Session,
+        ReturnChoice::Uretprobe => Returns::Uretprobe,
+        ReturnChoice::Ret => Returns::Ret,
+        ReturnChoice::None => Returns::None,
+    }
 }
 
 fn user_id(user: &str) -> Result<u32> {

@@ -210,6 +210,11 @@ impl Image {
         self.sources.go.get_or_init(read).value.as_ref()
     }
 
+    /// Whether Go's own table lists code at ADDRESS: not so for C functions that cgo linked in.
+    pub fn is_go_code(&self, address: u64) -> bool {
+        self.go_table().is_some_and(|t| t.around(address).is_some())
+    }
+
     /// The debug information: the file's own, else that of its debug file. Read at the first call, and its units
     /// when they are asked for.
     ///

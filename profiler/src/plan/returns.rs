@@ -1,0 +1,254 @@
+//! How the returns of a function's calls are seen without harm to the program.
+//!
+//! The kernel's own way (a session, or a return probe) replaces the return address on the stack: cheap, and deadly
+//! where a program moves, reads or unwinds its stacks. Probes on the instructions by which the function is left change
+//! nothing there, at the price of a probe for each of them.
+
+use uprof_ebpf::{AttachExit, FrameName, Returns};
+use uprof_recipes as recipes;
+use uprof_symbols::image::Function;
+use uprof_symbols::site::{Exit, ExitKind};
+use uprof_symbols::{Image, go};
+
+use super::{Plan, Variant};
+use crate::target::TargetFile;
+
+/// With more functions than this, exits are looked for only where they are needed.
+const FEW: usize = 64;
+/// Functions named in one line.
+const NAMED: usize = 3;
+
+/// How the end of a call is seen, and what tells it from other open ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Pairing {
+    /// By what its end is seen.
+    pub returns: Returns,
+    /// What names its frame.
+    pub frame: FrameName,
+}
+
+/// What was decided for the calls of one function.
+#[derive(Debug, Default)]
+pub struct Ending {
+    pub pairing: Pairing,
+    /// Where the function is left; empty where that is not needed, or not known.
+    pub exits: Vec<Exit>,
+    /// Why not the kernel's own way.
+    pub why: Option<String>,
+}
+
+/// What is known of the processes; each is looked at once.
+#[derive(Default)]
+pub struct Safety {
+    /// By reason: functions, how many exits they have together.
+    chosen: Vec<(String, Vec<String>, usize)>,
+}
+
+struct Hazard {
+    why: String,
+}
+
+impl std::fmt::Debug for Safety {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Safety").finish_non_exhaustive()
+    }
+}
+
+impl Safety {
+    /// Why a return address of FUNCTION must not be replaced in one of the file's processes.
+    fn hazard(&mut self, file: &TargetFile, _: &Function, _: bool) -> Option<Hazard> {
+        let mut programs = vec![file.open_path.clone()];
+        let pids = file.pids.iter().flatten();
+        programs.extend(pids.map(|pid| std::path::PathBuf::from(format!("/proc/{pid}/exe"))));
+        programs.iter().find_map(|path| {
+            let image = Image::open(path).ok()?;
+            if image.is_go() {
+                return Some(Hazard {
+                    why: "it is a Go program, whose stacks move".into(),
+                });
+            }
+            let uses =
+                |n: &&str| image.imports(n).unwrap_or(false) || image.defines(n).unwrap_or(false);
+            let names = [
+                "swapcontext",
+                "jump_fcontext",
+                "nty_coroutine_resume",
+                "co_switch",
+                "__cxa_throw",
+            ];
+            let name = names
+                .iter()
+                .filter(|_| !crate::target::is_library(&image))
+                .find(|n| uses(n))?;
+            Some(Hazard {
+                why: format!("it switches stacks or throws exceptions ({name})"),
+            })
+        })
+    }
+
+    fn choose(&mut self, why: &str, function: &Function, exits: usize) {
+        let name = function.display_name();
+        match self.chosen.iter_mut().find(|(known, ..)| known == why) {
+            Some((_, names, count)) => {
+                if !names.contains(&name) {
+                    names.push(name);
+                    *count += exits;
+                }
+            }
+            None => self.chosen.push((why.to_owned(), vec![name], exits)),
+        }
+    }
+}
+
+impl Plan {
+    /// Decides for one function. An error is why its calls cannot be measured without harm.
+    pub(super) fn ending(
+        &mut self,
+        index: usize,
+        probe: &recipes::Probe,
+        file: &TargetFile,
+        (function, among): (&Function, usize),
+    ) -> Result<Ending, String> {
+        if probe.kind == recipes::ProbeKind::Entry {
+            return Ok(Ending::default());
+        }
+        let choice = match self.limits.returns {
+            recipes::Returns::Auto => probe.returns,
+            chosen => chosen,
+        };
+        let hazard = match choice {
+            recipes::Returns::Auto => self.safety.hazard(file, function, probe.uncaught),
+            _ => None,
+        };
+        let needed = hazard.is_some() || choice == recipes::Returns::Ret;
+        let exits = match needed || among <= FEW {
+            true => file.image.exits(function).map_err(|e| e.to_string()),
+            false => Ok(Vec::new()),
+        };
+        if !needed {
+            return Ok(Ending {
+                pairing: Pairing {
+                    returns: Returns::Replaced,
+                    frame: self.frame_name(index, file, function, Returns::Replaced)?,
+                },
+                exits: exits.unwrap_or_default(),
+                why: None,
+            });
+        }
+        let name = function.display_name();
+        let why = hazard.map(|hazard| hazard.why);
+        let exits = match (exits, &why) {
+            (Ok(exits), _) => exits,
+            (Err(e), None) => return Err(format!("{name}: probes on its exits: {e}")),
+            (Err(e), Some(why)) => {
+                return Err(format!(
+                    "{name}: no way to see its return is safe: {why}; and its exits cannot be probed: {e}\n\
+                     Count or trace its entries instead (uprof count, uprof trace); or insist with --return uretprobe"
+                ));
+            }
+        };
+        if let Some(why) = &why {
+            self.safety.choose(why, function, exits.len());
+        }
+        Ok(Ending {
+            pairing: Pairing {
+                returns: Returns::Exits,
+                frame: self.frame_name(index, file, function, Returns::Exits)?,
+            },
+            exits,
+            why,
+        })
+    }
+
+    /// What tells calls of one stack pointer apart.
+    fn frame_name(
+        &self,
+        index: usize,
+        file: &TargetFile,
+        function: &Function,
+        returns: Returns,
+    ) -> Result<FrameName, String> {
+        if returns == Returns::Exits && is_go_code(&file.image, function) {
+            return match go_keeps_g_in_r14(&file.image) {
+                true => Ok(FrameName::Goroutine),
+                false => Err(format!(
+                    "{} was built by Go before 1.17, which keeps its goroutine elsewhere: only entries can be seen \
+                     (uprof count, uprof trace)",
+                    file.display.display()
+                )),
+            };
+        }
+        Ok(match (&self.recipe.frame, self.frame_of(index)) {
+            (Some(_), None) => FrameName::Running,
+            _ => FrameName::Stack,
+        })
+    }
+
+    /// Tells which functions' returns are seen at their exits, and why: a line for each reason.
+    pub(super) fn tell_endings(&mut self) {
+        for (why, names, exits) in std::mem::take(&mut self.safety.chosen) {
+            let more = match names.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let (whose, places) = match (names.len(), exits) {
+                (1, 1) => ("its", "exit"),
+                (1, _) => ("its", "exits"),
+                _ => ("their", "exits"),
+            };
+            self.note(format!(
+                "returns of {}{more}: probes on {whose} {exits} {places}, since {why}",
+                names[..names.len().min(NAMED)].join(", ")
+            ));
+        }
+    }
+}
+
+/// For the engine.
+pub(super) fn attach_exits(exits: &[Exit]) -> Vec<AttachExit> {
+    exits
+        .iter()
+        .map(|exit| AttachExit {
+            offset: exit.offset,
+            condition: match exit.kind {
+                ExitKind::JumpIf(condition) => Some(condition),
+                ExitKind::Return | ExitKind::Jump => None,
+            },
+            jump: exit.kind != ExitKind::Return,
+        })
+        .collect()
+}
+
+/// How the returns of a variant's calls are seen, for --explain.
+pub(super) fn explained(v: &Variant) -> String {
+    match v.pairing.returns {
+        Returns::Replaced => {
+            "the kernel replaces the return address (session, else a return probe)".into()
+        }
+        Returns::Exits => {
+            let exits: usize = v.sites.iter().map(|s| s.exits.len()).sum();
+            let named = match v.pairing.frame {
+                FrameName::Stack => "the stack pointer",
+                FrameName::Goroutine => "goroutine and depth of its stack",
+                FrameName::Running => "the stack pointer and what runs on the thread ([frame])",
+            };
+            format!("probes on {exits} exits; calls are told apart by {named}")
+        }
+    }
+}
+
+fn is_go_code(image: &Image, function: &Function) -> bool {
+    image.is_go() && image.is_go_code(function.address)
+}
+
+/// Whether the goroutine is in r14 (Go 1.17, internal ABI of amd64: abi-internal.md in Go's sources).
+fn go_keeps_g_in_r14(image: &Image) -> bool {
+    let Some(version) = go::version(image) else {
+        return true;
+    };
+    let minor = version
+        .strip_prefix("go1.")
+        .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next())
+        .and_then(|minor| minor.parse::<u32>().ok());
+    minor.is_none_or(|minor| minor >= 17)
+}
