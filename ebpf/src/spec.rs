@@ -70,8 +70,9 @@ pub enum Action {
         /// The key.
         key: Vec<KeyPart>,
     },
-    /// Of a call: from its entry to its end `value` is what runs on this thread, for [`FrameName::Running`]; afterwards
-    /// it is what it was before. Each such hit counts as aggregated.
+    /// Of a call that saves nothing: from its entry to its end `value` is what runs on this
+    /// thread, for [`FrameName::Running`]; afterwards it is what it was before. All probes of the
+    /// engine share it. Its own frames are named by the stack. Each such hit counts as aggregated.
     Running {
         /// What runs: a coroutine's address.
         value: Expr,
@@ -106,25 +107,29 @@ pub enum ProbeKind {
 /// How the end of a call is seen.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Returns {
-    /// The kernel replaces the return address on the stack (session, else uretprobe): cheap, and deadly to programs
-    /// that move or read their stacks.
+    /// The kernel replaces the return address on the stack (session, else uretprobe): cheap, and
+    /// deadly to programs that move or read their stacks.
     #[default]
     Replaced,
-    /// Probes on the instructions by which the function is left ([`crate::AttachSite::exits`]): the stack stays as it is.
+    /// Probes on the instructions by which the function is left ([`crate::AttachSite::exits`]):
+    /// the stack stays as it is. Never by a session.
     Exits,
 }
 
-/// What names a call's frame beside the process (and the site).
+/// What names a call's frame beside the process (and the site). In a session that keeps nothing
+/// but the time there are no frames: the kernel pairs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum FrameName {
     /// The stack pointer at entry.
     #[default]
     Stack,
-    /// Go 1.17 and later on x86-64: the goroutine (its `g` in r14), and how far the stack pointer is below the top of
-    /// its stack (`g.stack.hi`, the second word of `g`): the same after the runtime has moved the stack.
+    /// Go 1.17 and later on x86-64: the goroutine (its `g` in r14), and how far the stack pointer
+    /// is below the top of its stack (`g.stack.hi`, the second word of `g`): the same after the
+    /// runtime has moved the stack. Where `g` cannot be read at entry the hit is filtered and
+    /// counted as unreadable.
     Goroutine,
-    /// The stack pointer, and what the probe with [`Action::Running`] says to run on this thread: for coroutines that
-    /// take turns on one stack.
+    /// The stack pointer, and what the probe with [`Action::Running`] says to run on this thread
+    /// (0 where it says nothing): for coroutines that take turns on one stack.
     Running,
 }
 

@@ -84,6 +84,13 @@ global_asm!(
     "uprof_exits_tail_ret: ret",
 );
 
+// A function that is one return, and one that is one jump (into that).
+global_asm!(
+    ".globl uprof_exits_ret, uprof_exits_jmp",
+    "uprof_exits_ret: ret",
+    "uprof_exits_jmp: jmp uprof_exits_ret",
+);
+
 // A function that returns, or leaves as longjmp does: `uprof_exits_catch` calls it and goes on in
 // either case. The call is at an offset that is known: its return address.
 global_asm!(
@@ -115,6 +122,8 @@ unsafe extern "C" {
     safe fn uprof_exits_tail(n: u64) -> u64;
     fn uprof_exits_tail_jmp();
     fn uprof_exits_tail_ret();
+    safe fn uprof_exits_ret(n: u64);
+    safe fn uprof_exits_jmp(n: u64);
     safe fn uprof_exits_catch(leaves: u64);
     fn uprof_exits_caught();
     fn uprof_exits_leave();
@@ -331,6 +340,36 @@ fn a_function_that_calls_itself_last_ends_before_it_begins_again() {
         assert_eq!(sent(&mut engine), expected, "{way}");
         let c = engine.counters(0);
         assert_eq!((c.hits, c.emitted, c.abandoned), (5, 5, 0), "{way}: {c:?}");
+    }
+}
+
+#[test]
+fn an_instruction_may_be_a_functions_first_and_its_last() {
+    let _alone = alone();
+    for (way, options) in exit_ways() {
+        let mut spec = exits(vec![], FrameName::Stack, latency());
+        spec.sites = 2;
+        let mut engine = load(spec, &options);
+        let jump = AttachExit {
+            jump: true,
+            ..exit(at!(uprof_exits_jmp), None)
+        };
+        let sites = [
+            exit_site(at!(uprof_exits_ret), 0, &[at!(uprof_exits_ret)]),
+            AttachSite {
+                exits: vec![jump],
+                ..site(at!(uprof_exits_jmp), 1)
+            },
+        ];
+        attach_sites(&mut engine, &sites);
+        (0..50).for_each(|n| uprof_exits_jmp(n));
+        (0..20).for_each(|n| uprof_exits_ret(n));
+        engine.detach();
+        // The probe that was attached last is run first: the entry's.
+        let c = engine.counters(0);
+        let account = (c.hits, c.aggregated, c.abandoned, c.unpaired);
+        assert_eq!(account, (120, 120, 0, 0), "{way}: {c:?}");
+        assert_eq!(engine.site_hits(0), [70, 50], "{way}");
     }
 }
 

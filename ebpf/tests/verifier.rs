@@ -9,7 +9,9 @@ use common::*;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use uprof_ebpf::expr::{BinOp, Builtin, BytesSource, Env, Expr, Fault, IntType, UnOp, eval};
-use uprof_ebpf::{Action, Capture, EngineOptions, KeyPart, ProbeKind, ProbeSpec};
+use uprof_ebpf::{
+    Action, Capture, EngineOptions, FrameName, KeyPart, ProbeKind, ProbeSpec, Returns,
+};
 
 static TEXT: [u8; 33] = *b"abab\0aabbaabb\0babababababababab\0b";
 
@@ -283,16 +285,34 @@ fn large_probes_pass_the_verifier() {
             literal: b"worker".to_vec(),
         });
         load(spec.clone(), &options);
-        spec.kind = ProbeKind::Call {
-            saved: vec![text(64)],
-            filter: Some(op(BinOp::Gt, Expr::Latency, int(5))),
-            returns: Default::default(),
-            frame: Default::default(),
-        };
         spec.action = Action::Histogram {
             value: Expr::Latency,
             key: vec![KeyPart::Int(Expr::Retval), KeyPart::Comm],
         };
-        load(spec, &options);
+        for returns in [Returns::Replaced, Returns::Exits] {
+            for frame in [FrameName::Stack, FrameName::Goroutine, FrameName::Running] {
+                for saved in [vec![], vec![text(64)]] {
+                    spec.kind = ProbeKind::Call {
+                        saved,
+                        filter: Some(op(BinOp::Gt, Expr::Latency, int(5))),
+                        returns,
+                        frame,
+                    };
+                    load(spec.clone(), &options);
+                }
+                let runs = ProbeSpec {
+                    sites: 1000,
+                    filter: spec.filter.clone(),
+                    ..exits(
+                        vec![],
+                        frame,
+                        Action::Running {
+                            value: load_i32(arg(0)),
+                        },
+                    )
+                };
+                load(runs, &options);
+            }
+        }
     }
 }
