@@ -118,6 +118,10 @@ pub(crate) enum MapRef {
     Table,
     /// What runs on each thread.
     Running,
+    /// Where each lane's innermost open call is.
+    Tops,
+    /// The open calls and which is around which.
+    Chain,
 }
 
 /// A kernel function called by its BTF id.

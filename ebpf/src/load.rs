@@ -11,7 +11,9 @@ use crate::asm::{Code, Kfunc, MapRef};
 use crate::btf;
 use crate::error::Error;
 use crate::layout::{KeyLayout, RecordLayout, frame_key, table_value};
-use crate::program::{FrameKind, Part, SiteSource, Target, compile, frame_name, returns};
+use crate::program::{
+    CHAIN, FrameKind, Part, SiteSource, TOPS, Target, compile, frame_name, returns,
+};
 use crate::spec::{Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns};
 use crate::sys::{self, attach_type};
 
@@ -35,6 +37,9 @@ pub(crate) struct Maps {
     pub scratch: Option<MapData>,
     /// What runs, by thread.
     running: Option<MapData>,
+    /// Where open calls are in each other, if a probe asks.
+    tops: Option<MapData>,
+    chain: Option<MapData>,
     /// By probe.
     pub frames: Vec<Option<MapData>>,
     pub tables: Vec<Option<MapData>>,
@@ -80,6 +85,24 @@ fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<Map
         0,
     )
     .map(Some)
+}
+
+/// A map of chains of open calls, if a probe asks for them. What threads that died left in it
+/// goes as others need the room.
+fn create_chain(
+    what: &str,
+    (key, value): (u32, u32),
+    target: &Target,
+    options: &EngineOptions,
+) -> Result<Option<MapData>, Error> {
+    if target.chains.is_none() {
+        return Ok(None);
+    }
+    let kind = bpf_map_type::BPF_MAP_TYPE_LRU_HASH;
+    let entries = options
+        .max_frames
+        .clamp(1, MAX_FRAME_BYTES / (key + value + 64));
+    create_map(what, kind, key, value, entries, 0).map(Some)
 }
 
 impl Maps {
@@ -147,6 +170,8 @@ impl Maps {
             ring_fd,
             scratch,
             running,
+            tops: create_chain("tops", TOPS, target, options)?,
+            chain: create_chain("chain", CHAIN, target, options)?,
             frames: probes.iter().map(|_| None).collect(),
             tables,
         })
@@ -190,6 +215,8 @@ impl Maps {
             MapRef::Ring => return self.ring_fd.as_ref().map(AsFd::as_fd),
             MapRef::Scratch => self.scratch.as_ref(),
             MapRef::Running => self.running.as_ref(),
+            MapRef::Tops => self.tops.as_ref(),
+            MapRef::Chain => self.chain.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),
         };

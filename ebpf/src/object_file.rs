@@ -110,6 +110,8 @@ impl File<'_> {
                 MapRef::Ring => "ring".to_string(),
                 MapRef::Scratch => "scratch".to_string(),
                 MapRef::Running => "running".to_string(),
+                MapRef::Tops => "tops".to_string(),
+                MapRef::Chain => "chain".to_string(),
                 MapRef::Frames => format!("frames_{probe}"),
                 MapRef::Table => format!("keys_{probe}"),
             };

@@ -20,7 +20,7 @@ use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout, StateLayout};
 use crate::link::{Link, PerfSource};
 use crate::load::{Found, Loaded, Loader, Maps};
 use crate::object_file;
-use crate::program::{Part, Pending, ScratchLayout, SiteSource, Target, returns};
+use crate::program::{Chains, Part, Pending, ScratchLayout, SiteSource, Target, returns};
 use crate::spec::{Action, EngineOptions, Mechanism, ProbeSpec, Returns};
 use crate::sys;
 
@@ -97,6 +97,7 @@ fn target(probes: &[ProbeSpec], options: &EngineOptions, atomics: bool) -> Resul
         .next_power_of_two();
     Ok(Target {
         atomics,
+        chains: Chains::of(probes),
         pending: Pending::find(),
         pid_test: options.oldest || !features::kernel_filters_pid(),
         ring_bytes,

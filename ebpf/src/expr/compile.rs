@@ -21,6 +21,20 @@ const MAX_DEPTH: u32 = 200;
 /// Why something cannot be compiled.
 pub(crate) type Reason = String;
 
+/// Where on the stack it is said what is known of a call's place among others, at the return.
+#[derive(Clone, Copy)]
+pub(crate) struct Chained(pub i16);
+
+impl Chained {
+    /// Words from there on. The first two: not 0 if the rest is known.
+    pub const KNOWS_PLACE: i16 = 0;
+    pub const KNOWS_TIME: i16 = 8;
+    pub const DEPTH: i16 = 16;
+    pub const PARENT: i16 = 24;
+    pub const OWN_TIME: i16 = 32;
+    pub const SIZE: i16 = 40;
+}
+
 /// Emits instructions; knows the stack and where an expression's inputs are.
 pub(crate) struct Emitter<'a> {
     pub asm: Asm,
@@ -31,6 +45,7 @@ pub(crate) struct Emitter<'a> {
     pub latency: Option<i16>,
     /// Stack slot of a word that is not 0 where the call ended by a jump; none: it returned.
     pub jumped: Option<i16>,
+    pub chained: Option<Chained>,
     /// Layout of the frame in R8, at the return.
     pub frame: Option<&'a RecordLayout>,
 }
@@ -44,6 +59,7 @@ impl<'a> Emitter<'a> {
             phase,
             latency: None,
             jumped: None,
+            chained: None,
             frame: None,
         }
     }
@@ -93,12 +109,10 @@ impl<'a> Emitter<'a> {
                 }
                 self.asm.load(Size::DW, R0, R6, arch::RETVAL);
             }
-            Expr::Const(_)
-            | Expr::Reg(_)
-            | Expr::Latency
-            | Expr::Depth
-            | Expr::SelfTime
-            | Expr::Parent => {}
+            Expr::Const(_) | Expr::Reg(_) | Expr::Latency => {}
+            Expr::Depth => self.chained(Chained::DEPTH, Chained::KNOWS_PLACE, fault)?,
+            Expr::Parent => self.chained(Chained::PARENT, Chained::KNOWS_PLACE, fault)?,
+            Expr::SelfTime => self.chained(Chained::OWN_TIME, Chained::KNOWS_TIME, fault)?,
             Expr::Arg(n) => {
                 self.asm.load(Size::DW, R0, R6, arch::SP);
                 self.asm.alu_imm(Alu::Add, R0, arch::stack_arg(*n));
@@ -177,7 +191,7 @@ impl<'a> Emitter<'a> {
                 Some(slot) => self.asm.load(Size::DW, dst, R10, slot),
                 None => return Err("the latency is not known here".into()),
             },
-            Expr::Retval | Expr::Latency | Expr::Depth | Expr::SelfTime | Expr::Parent => {
+            Expr::Retval | Expr::Latency => {
                 return Err("there is no return value or latency at entry".into());
             }
             _ => return Ok(false),
@@ -189,14 +203,20 @@ impl<'a> Emitter<'a> {
         match expr {
             Expr::Arg(n) => usize::from(*n) < arch::ARGS.len(),
             Expr::Retval => self.jumped.is_none(),
-            Expr::Const(_)
-            | Expr::Reg(_)
-            | Expr::Latency
-            | Expr::Depth
-            | Expr::SelfTime
-            | Expr::Parent => true,
+            Expr::Const(_) | Expr::Reg(_) | Expr::Latency => true,
             _ => false,
         }
+    }
+
+    /// R0 = a word of what is known of the call's place among others.
+    fn chained(&mut self, word: i16, known: i16, fault: Label) -> Result<(), Reason> {
+        let Some(Chained(at)) = self.chained.filter(|_| self.phase == Phase::Return) else {
+            return Err("depth, own time and parent are those of a call, at its return".into());
+        };
+        self.asm.load(Size::DW, R0, R10, at + known);
+        self.asm.jump_if_imm(Cmp::Eq, R0, 0, fault);
+        self.asm.load(Size::DW, R0, R10, at + word);
+        Ok(())
     }
 
     fn builtin(&mut self, which: Builtin) {

@@ -8,6 +8,7 @@
 pub(crate) mod compile;
 mod eval;
 
+pub(crate) use compile::Chained;
 pub use eval::{Env, Fault, eval};
 
 /// The longest literal that [`Expr::BytesEq`] can compare with, in bytes.
@@ -131,12 +132,19 @@ pub enum Expr {
     Retval,
     /// Nanoseconds from entry to return; in a call's return part only.
     Latency,
-    /// How many probed calls, of any probe of the engine, are open around this one; in a call's return part only.
+    /// How many probed calls, of any probe of the engine, are open around this one (those that
+    /// were filtered or dropped, and [`crate::Counters::nested`] ones, are not among them); in a
+    /// call's return part only. A function that was tail-called has the depth of the one that
+    /// called it. This and the next two fault where they are not known: more calls are open than
+    /// `max_frames`, or a call on another stack of the same thread made this one look as if it
+    /// had been left ([`crate::FrameName::Running`] tells such calls apart).
     Depth,
-    /// Nanoseconds of the latency that were not spent in probed calls made from this one; in a call's return part only.
+    /// Nanoseconds of the latency that were not spent in probed calls made from this one, as
+    /// `Depth` has them; in a call's return part only.
     SelfTime,
-    /// The nearest probed call around this one: 0 for none, else 1 + (index of the probe << 32 | index of the site);
-    /// in a call's return part only.
+    /// The nearest probed call around this one: 0 for none, else 1 + (index of the probe << 32 |
+    /// index of the site); in a call's return part only. Of a function that was tail-called it is
+    /// the one around the function that called it.
     Parent,
     /// What the kernel tells.
     Builtin(Builtin),
@@ -202,18 +210,40 @@ impl Expr {
         }
     }
 
+    /// Whether it needs to know where in other probed calls this one is.
+    pub(crate) fn asks_for_chain(&self) -> bool {
+        match self {
+            Expr::Depth | Expr::SelfTime | Expr::Parent => true,
+            Expr::Const(_)
+            | Expr::Arg(_)
+            | Expr::Reg(_)
+            | Expr::Retval
+            | Expr::Latency
+            | Expr::Builtin(_)
+            | Expr::Saved(_) => false,
+            Expr::Load { addr: e, .. } | Expr::Unary(_, e) | Expr::Cast { e, .. } => {
+                e.asks_for_chain()
+            }
+            Expr::Binary { a, b, .. } => a.asks_for_chain() || b.asks_for_chain(),
+            Expr::Cond(c, a, b) => [c, a, b].into_iter().any(|e| e.asks_for_chain()),
+            Expr::BytesEq { what, .. } => match what {
+                BytesSource::Comm => false,
+                BytesSource::Str { addr } => addr.asks_for_chain(),
+            },
+        }
+    }
+
     /// Whether evaluating it can fault.
     pub fn can_fault(&self) -> bool {
         match self {
-            Expr::Const(_)
-            | Expr::Reg(_)
-            | Expr::Latency
-            | Expr::Depth
+            Expr::Const(_) | Expr::Reg(_) | Expr::Latency | Expr::Builtin(_) => false,
+            Expr::Arg(n) => *n >= REGISTER_ARGS,
+            Expr::Depth
             | Expr::SelfTime
             | Expr::Parent
-            | Expr::Builtin(_) => false,
-            Expr::Arg(n) => *n >= REGISTER_ARGS,
-            Expr::Retval | Expr::Saved(_) | Expr::Load { .. } => true,
+            | Expr::Retval
+            | Expr::Saved(_)
+            | Expr::Load { .. } => true,
             Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),
             Expr::Binary { a, b, .. } => a.can_fault() || b.can_fault(),
             Expr::Cond(c, a, b) => c.can_fault() || a.can_fault() || b.can_fault(),

@@ -53,6 +53,7 @@ impl Program<'_> {
         let go_on = self.emit.asm.label();
         self.emit.asm.bind(go_on);
         self.leave_if_nested()?;
+        self.enter_chain(true)?;
         match self.frame {
             _ if !self.has_frames() => self.remember_in_cookie(),
             FrameKind::Record => self.remember_record(deferred, unreadable, full)?,
@@ -69,15 +70,18 @@ impl Program<'_> {
             self.emit.asm.jump(go_on);
         } else {
             self.count(Counter::Filtered);
+            self.enter_chain(false)?;
             self.forget_abandoned()?;
             self.skip_return();
         }
         self.emit.asm.bind(unreadable);
         self.count(Counter::Filtered);
         self.count(Counter::Unreadable);
+        self.forget_chain()?;
         self.skip_return();
         self.emit.asm.bind(full);
         self.count(Counter::DroppedMap);
+        self.forget_chain()?;
         self.skip_return();
         Ok(())
     }
@@ -143,7 +147,7 @@ impl Program<'_> {
     }
 
     /// Reads the word at the stack pointer to where R1 points; a zero where it cannot be read.
-    fn read_caller(&mut self) {
+    pub(super) fn read_caller(&mut self) {
         let asm = &mut self.emit.asm;
         asm.constant(R2, 8);
         asm.load(Size::DW, R3, R6, arch::SP);
@@ -234,7 +238,7 @@ impl Program<'_> {
     }
 
     /// Reads the top of the goroutine's stack to the stack word at `word`.
-    fn stack_top(&mut self, word: i16, unreadable: Label) {
+    pub(super) fn stack_top(&mut self, word: i16, unreadable: Label) {
         self.emit.stack(R1, word);
         let asm = &mut self.emit.asm;
         asm.constant(R2, 8);
@@ -320,6 +324,7 @@ impl Program<'_> {
         asm.store(Size::DW, R10, latency, R2);
         self.latency = Some(latency);
         self.emit.latency = Some(latency);
+        self.leave_chain()?;
         if self.frame == FrameKind::Record {
             self.in_frame = true;
             self.emit.frame = Some(self.layout);

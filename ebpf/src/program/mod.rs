@@ -4,9 +4,11 @@
 //! shard, R8 the record being built or the call's frame, R9 the end of its bytes or a histogram's
 //! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
 //! `aggregate` counts and histograms, `frame` open calls, `exit` which of them an instruction
-//! ends, `running` what runs on a thread.
+//! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
+//! which open call is around which.
 
 mod aggregate;
+mod chain;
 mod check;
 pub(crate) mod exit;
 mod frame;
@@ -28,6 +30,7 @@ use crate::layout::{
 };
 use crate::spec::{Action, FrameName, MAX_CAPTURES, Mechanism, ProbeKind, ProbeSpec, Returns};
 
+pub(crate) use chain::{CHAIN, Chains, TOPS};
 pub(crate) use nesting::Pending;
 
 use Reg::{R0, R1, R2, R6, R7, R8, R10};
@@ -98,6 +101,8 @@ pub(crate) struct Target {
     pub atomics: bool,
     /// Programs test the process id themselves.
     pub pid_test: bool,
+    /// If a probe asks where in others its calls are.
+    pub chains: Option<Chains>,
     /// Where the kernel counts the returns that are pending on a thread; not known without BTF.
     pub pending: Option<Pending>,
     pub ring_bytes: u32,

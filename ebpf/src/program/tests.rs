@@ -20,6 +20,7 @@ fn target(spec: &ProbeSpec, atomics: bool) -> Target {
     let specs = std::slice::from_ref(spec);
     Target {
         atomics,
+        chains: None,
         pending: None,
         pid_test: false,
         ring_bytes: RING,

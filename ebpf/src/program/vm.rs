@@ -16,6 +16,8 @@ const RING: u64 = 1;
 const FRAMES: u64 = 2;
 const TABLE: u64 = 3;
 const RUNNING: u64 = 4;
+const TOPS: u64 = 5;
+const CHAIN: u64 = 6;
 
 /// A hash map.
 #[derive(Default)]
@@ -24,6 +26,16 @@ pub struct Table {
     pub key: usize,
     pub value: usize,
     pub most: usize,
+}
+
+/// With room for all.
+fn hash((key, value): (u32, u32)) -> Table {
+    Table {
+        key: key as usize,
+        value: value as usize,
+        most: usize::MAX,
+        ..Table::default()
+    }
 }
 
 /// What programs see and touch besides registers.
@@ -49,6 +61,10 @@ pub struct Kernel {
     pub table: Table,
     /// What runs, by thread.
     pub running: Table,
+    pub tops: Table,
+    pub chain: Table,
+    /// The address of the thread's task, in memory that [`Machine::room`] gave.
+    pub task: u64,
     /// Values of hash maps live here.
     arena: Vec<u64>,
     arena_used: usize,
@@ -87,6 +103,9 @@ impl Default for Kernel {
                 most: 2,
                 ..Table::default()
             },
+            tops: hash(super::TOPS),
+            chain: hash(super::CHAIN),
+            task: 0,
             arena: vec![0; 1 << 16],
             arena_used: 0,
             reserved: None,
@@ -140,6 +159,8 @@ impl Kernel {
             FRAMES => &mut self.frames,
             TABLE => &mut self.table,
             RUNNING => &mut self.running,
+            TOPS => &mut self.tops,
+            CHAIN => &mut self.chain,
             other => panic!("map {other} is no hash map"),
         }
     }
@@ -212,6 +233,18 @@ fn helpers() -> Vec<(u32, Helper)> {
         (GET_CURRENT_PID_TGID, |_, _, _, _, _| with(|k| k.pid_tgid)),
         (GET_CURRENT_UID_GID, |_, _, _, _, _| with(|k| k.uid_gid)),
         (GET_CURRENT_CGROUP_ID, |_, _, _, _, _| with(|k| k.cgroup)),
+        (GET_CURRENT_TASK, |_, _, _, _, _| with(|k| k.task)),
+        (GET_CURRENT_TASK_BTF, |_, _, _, _, _| with(|k| k.task)),
+        (PROBE_READ_KERNEL, |to, len, from, _, _| {
+            let start = with(|k| k.arena.as_ptr() as u64);
+            let end = start + 8 * with(|k| k.arena.len()) as u64;
+            if !(start..=end - len).contains(&from) {
+                write(to, &vec![0; len as usize]);
+                return -14i64 as u64;
+            }
+            write(to, bytes(from, len as usize));
+            0
+        }),
         (GET_ATTACH_COOKIE, |_, _, _, _, _| with(|k| k.cookie)),
         (GET_CURRENT_COMM, |to, len, _, _, _| {
             with(|k| write(to, &k.comm[..len as usize]));
@@ -367,6 +400,8 @@ impl Machine {
                 MapRef::Frames => FRAMES,
                 MapRef::Table => TABLE,
                 MapRef::Running => RUNNING,
+                MapRef::Tops => TOPS,
+                MapRef::Chain => CHAIN,
             };
             insns[*at].regs &= 15;
             insns[*at].imm = address as i32;

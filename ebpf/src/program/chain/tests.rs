@@ -1,0 +1,345 @@
+//! Chains of open calls against what really happened, on random sequences of calls, returns, tail
+//! calls and long jumps in several threads; and the nesting limit.
+
+use super::super::vm::{Kernel, Machine};
+use super::super::*;
+use crate::engine::AttachExit;
+use crate::record::Record;
+use crate::spec::Capture;
+use proptest::prelude::*;
+
+const REGS: usize = crate::arch::REGS_SIZE / 8;
+const TRAMPOLINE: u64 = 0x7fff_ffff_f000;
+const STACK: u64 = 1 << 13;
+const THREADS: usize = 3;
+/// The functions: how the returns of each are seen, and by which probes.
+const FUNCTIONS: [(Returns, &[usize]); 5] = [
+    (Returns::Replaced, &[0]),
+    (Returns::Replaced, &[1]),
+    (Returns::Exits, &[2]),
+    (Returns::Exits, &[3]),
+    (Returns::Replaced, &[4, 5]),
+];
+const PROBES: usize = 6;
+
+fn probe(index: usize) -> ProbeSpec {
+    let function = FUNCTIONS.iter().find(|f| f.1.contains(&index)).unwrap();
+    ProbeSpec {
+        name: "test".into(),
+        // Each has a site of its own, since the machine has one map of frames.
+        sites: PROBES as u32,
+        kind: ProbeKind::Call {
+            saved: vec![],
+            filter: None,
+            returns: function.0,
+            frame: FrameName::Stack,
+        },
+        filter: Some(Expr::Arg(0)),
+        keep: None,
+        action: Action::Event {
+            captures: [Expr::Depth, Expr::Parent, Expr::SelfTime]
+                .map(Capture::Int)
+                .to_vec(),
+        },
+    }
+}
+
+/// What a record says: probe, latency, depth, parent, own time.
+type Told = (usize, u64, Option<u64>, Option<u64>, Option<u64>);
+
+struct World {
+    machine: Machine,
+    /// By probe and part.
+    code: Vec<[Code; 2]>,
+    layouts: Vec<RecordLayout>,
+    threads: Vec<Vec<Frame>>,
+    expected: Vec<Told>,
+    now: u64,
+}
+
+/// A stretch of a stack, and the calls that are to end with it: more than one after tail calls.
+struct Frame {
+    sp: u64,
+    size: u64,
+    calls: Vec<Call>,
+}
+
+#[derive(Clone)]
+struct Call {
+    function: usize,
+    began: u64,
+    in_callees: u64,
+    depth: u64,
+    parent: u64,
+    cookies: Vec<u64>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A function, or none that is probed; the size of its frame in words; whether it is filtered.
+    Call(Option<usize>, u64, bool),
+    Tail(usize, bool),
+    Return,
+    /// To the frame of that number.
+    LongJump(usize),
+}
+
+impl World {
+    fn new() -> World {
+        let specs: Vec<ProbeSpec> = (0..PROBES).map(probe).collect();
+        let state = StateLayout::new(&specs, 1, true).unwrap();
+        let mut kernel = Kernel::default();
+        kernel.frames.value = FrameKind::Time.size(&RecordLayout::new(&specs[0])) as usize;
+        kernel.frames.most = usize::MAX;
+        let stacks = (0..THREADS as u64).map(|t| (STACK * t, vec![0; STACK as usize]));
+        kernel.user = stacks.collect();
+        let machine = Machine::new(kernel, state.size, 0);
+        // A task, its memory, and where that has the trampoline: in one place.
+        let task = machine.room(32);
+        // SAFETY: room for four words was just taken.
+        unsafe { (task as *mut [u64; 4]).write([task, task, TRAMPOLINE, 0]) };
+        machine.kernel(|k| k.task = task);
+        let target = Target {
+            atomics: true,
+            pid_test: false,
+            chains: Some(Chains {
+                trampoline: Some([0, 8, 16]),
+            }),
+            pending: None,
+            ring_bytes: 1 << 20,
+            scratch: ScratchLayout { slots: 0, size: 0 },
+            state,
+        };
+        let code = specs.iter().enumerate().map(|(i, spec)| {
+            let parts = match returns(spec) {
+                Returns::Replaced => [Part::Session, Part::Session],
+                Returns::Exits => [Part::Entry, Part::Exit],
+            };
+            parts.map(|part| compile(i, spec, part, SiteSource::Cookie, &target).unwrap())
+        });
+        World {
+            code: code.collect(),
+            layouts: specs.iter().map(RecordLayout::new).collect(),
+            machine,
+            threads: (0..THREADS).map(|_| Vec::new()).collect(),
+            expected: Vec::new(),
+            now: 1000,
+        }
+    }
+
+    /// Where the next call's return address goes.
+    fn below(&self, thread: usize) -> u64 {
+        let top = STACK * (thread as u64 + 1) - 64;
+        let bottom = self.threads[thread].last().map_or(top, |f| f.sp - f.size);
+        bottom - 8
+    }
+
+    fn write(&mut self, address: u64, word: u64) {
+        let (at, within) = ((address / STACK) as usize, (address % STACK) as usize);
+        self.machine
+            .kernel(|k| k.user[at].1[within..within + 8].copy_from_slice(&word.to_le_bytes()));
+    }
+
+    fn read(&self, address: u64) -> u64 {
+        let mut word = [0; 8];
+        self.machine.kernel(|k| k.read(address, &mut word)).unwrap();
+        u64::from_le_bytes(word)
+    }
+
+    fn run(&mut self, thread: usize, probe: usize, end: usize, regs: [u64; REGS]) -> u64 {
+        let now = self.now;
+        self.machine.kernel(|k| {
+            k.now = now;
+            k.pid_tgid = 77 << 32 | (100 + thread as u64);
+            k.is_return = end == 1;
+            k.cookie = probe as u64;
+            if end == 1 && returns(&super::tests::probe(probe)) == Returns::Exits {
+                let exit = AttachExit {
+                    offset: 0,
+                    condition: None,
+                    jump: false,
+                };
+                k.cookie = exit::cookie(probe as u32, &exit);
+            }
+        });
+        self.machine.run(&self.code[probe][end].clone(), &regs)
+    }
+
+    /// A probed function begins at `sp`.
+    fn enter(&mut self, thread: usize, function: usize, sp: u64, filtered: bool) {
+        let (how, probes) = FUNCTIONS[function];
+        let mut regs = [0; REGS];
+        regs[crate::arch::SP as usize / 8] = sp;
+        regs[crate::arch::DWARF_REGS[16] as usize / 8] = 1000 + function as u64;
+        regs[crate::arch::ARGS[0] as usize / 8] = u64::from(!filtered);
+        let mut cookies = Vec::new();
+        for probe in probes {
+            let skip = self.run(thread, *probe, 0, regs);
+            assert_eq!(skip, u64::from(filtered && how == Returns::Replaced));
+            cookies.push(self.machine.kernel(|k| k.session[0]));
+        }
+        if filtered {
+            return;
+        }
+        if how == Returns::Replaced {
+            self.write(sp, TRAMPOLINE);
+        }
+        // What this call is around: the last call of the last frame that has one; one that
+        // tail-called this one is not around it.
+        let frames = &self.threads[thread];
+        let (last, others) = frames.split_last().unwrap();
+        let around = others.iter().rev().find_map(|f| f.calls.first());
+        let _ = last;
+        let call = Call {
+            function,
+            began: self.now,
+            in_callees: 0,
+            depth: around.map_or(0, |c| c.depth + 1),
+            parent: 0,
+            cookies,
+        };
+        // Its parent: the innermost call of that frame.
+        let around = others.iter().rev().find_map(|f| f.calls.last());
+        let parent = around.map_or(0, |c| {
+            let probe = FUNCTIONS[c.function].1[0] as u64;
+            1 + (probe << 32 | probe)
+        });
+        self.threads[thread]
+            .last_mut()
+            .unwrap()
+            .calls
+            .push(Call { parent, ..call });
+    }
+
+    /// The last call of the last frame ends.
+    fn end(&mut self, thread: usize) {
+        let frame = self.threads[thread].last_mut().unwrap();
+        let (call, sp) = (frame.calls.pop().unwrap(), frame.sp);
+        let latency = self.now - call.began;
+        let (how, probes) = FUNCTIONS[call.function];
+        let mut regs = [0; REGS];
+        regs[crate::arch::SP as usize / 8] = match how {
+            Returns::Replaced => sp + 8,
+            Returns::Exits => sp,
+        };
+        for (probe, cookie) in probes.iter().zip(&call.cookies) {
+            self.machine.kernel(|k| k.session[0] = *cookie);
+            self.run(thread, *probe, 1, regs);
+            self.expected.push((
+                *probe,
+                latency,
+                Some(call.depth),
+                Some(call.parent),
+                Some(latency - call.in_callees),
+            ));
+        }
+        // The one that tail-called it, else the one around it.
+        let frames = self.threads[thread].iter_mut().rev();
+        if let Some(outer) = frames.flat_map(|f| f.calls.last_mut()).next() {
+            outer.in_callees += latency;
+        }
+    }
+
+    fn step(&mut self, thread: usize, step: &Step) {
+        self.now += 7;
+        match step {
+            Step::Call(function, words, filtered) => {
+                let sp = self.below(thread);
+                if sp % STACK < 1024 {
+                    return;
+                }
+                // A frame calls one function from one place; what is not probed is called from
+                // many. (A return address that is there again is no sign of a call that was left.)
+                let caller = self.threads[thread].len() as u64;
+                let place = function.map_or(16 * self.now, |f| f as u64);
+                self.write(sp, 0x40_0000 + 16 * caller + place);
+                let size = 8 * words;
+                for word in 1..=*words {
+                    self.write(sp - 8 * word, self.now);
+                }
+                let calls = Vec::new();
+                self.threads[thread].push(Frame { sp, size, calls });
+                if let Some(function) = function {
+                    self.enter(thread, *function, sp, *filtered);
+                }
+            }
+            Step::Tail(function, filtered) => {
+                let Some(frame) = self.threads[thread].last() else {
+                    return;
+                };
+                let sp = frame.sp;
+                let exits = |c: &Call| FUNCTIONS[c.function].0 == Returns::Exits;
+                if frame.calls.last().is_some_and(exits) {
+                    self.end(thread);
+                    self.now += 7;
+                }
+                self.enter(thread, *function, sp, *filtered);
+            }
+            Step::Return => {
+                let Some(frame) = self.threads[thread].last() else {
+                    return;
+                };
+                let replaced = self.read(frame.sp) == TRAMPOLINE;
+                assert_eq!(
+                    replaced,
+                    frame
+                        .calls
+                        .iter()
+                        .any(|c| FUNCTIONS[c.function].0 == Returns::Replaced)
+                );
+                for _ in 0..frame.calls.len() {
+                    self.end(thread);
+                }
+                self.threads[thread].pop();
+            }
+            Step::LongJump(to) => self.threads[thread].truncate(*to),
+        }
+    }
+
+    fn told(&self) -> Vec<Told> {
+        self.machine.kernel(|k| {
+            let decode = |data: &Vec<u8>| {
+                let r = Record::decode(data, &self.layouts).unwrap();
+                (
+                    usize::from(r.probe),
+                    r.latency_ns,
+                    r.int(0),
+                    r.int(1),
+                    r.int(2),
+                )
+            };
+            k.records.iter().map(decode).collect()
+        })
+    }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let filtered = || prop::bool::weighted(0.1);
+    prop_oneof![
+        6 => (prop::option::weighted(0.8, 0..FUNCTIONS.len()), 0u64..6, filtered())
+            .prop_map(|(f, words, filtered)| Step::Call(f, words, filtered)),
+        2 => (0..FUNCTIONS.len(), filtered()).prop_map(|(f, filtered)| Step::Tail(f, filtered)),
+        6 => Just(Step::Return),
+        1 => (0usize..8).prop_map(Step::LongJump),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn chains_tell_what_happened(
+        steps in prop::collection::vec((0..THREADS, step()), 1..80)
+    ) {
+        let mut world = World::new();
+        for (thread, step) in &steps {
+            world.step(*thread, step);
+        }
+        for thread in 0..THREADS {
+            while !world.threads[thread].is_empty() {
+                world.step(thread, &Step::Return);
+            }
+        }
+        prop_assert_eq!(world.told(), world.expected);
+    }
+}

@@ -1,0 +1,202 @@
+//! Depth, parent and own time of calls in the real kernel, by each mechanism.
+
+mod common;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use common::*;
+use uprof_ebpf::{Action, Capture, Engine, EngineOptions, Expr, ProbeSpec};
+
+/// One call, as the probes saw it, at its return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Seen {
+    probe: u32,
+    arg: u64,
+    depth: Option<u64>,
+    /// Probe of the call around it.
+    parent: Option<Option<u64>>,
+    own: Option<u64>,
+    latency: u64,
+}
+
+fn spec() -> ProbeSpec {
+    let captures = vec![
+        Capture::Saved(0),
+        Capture::Int(Expr::Depth),
+        Capture::Int(Expr::Parent),
+        Capture::Int(Expr::SelfTime),
+    ];
+    call(vec![Capture::Int(arg(0))], Action::Event { captures })
+}
+
+fn drain(engine: &mut Engine) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    engine
+        .drain(|r| {
+            seen.push(Seen {
+                probe: r.probe.into(),
+                arg: r.int(0).unwrap(),
+                depth: r.int(1),
+                parent: r.int(2).map(|p| p.checked_sub(1).map(|p| p >> 32)),
+                own: r.int(3),
+                latency: r.latency_ns,
+            })
+        })
+        .unwrap();
+    seen
+}
+
+fn load_probes(functions: &[usize], options: &EngineOptions) -> Engine {
+    let specs = functions.iter().map(|_| spec()).collect();
+    let mut engine = load_all(specs, options);
+    for (probe, function) in functions.iter().enumerate() {
+        engine
+            .attach(probe, &[site(*function, 0)], Some(std::process::id()))
+            .unwrap();
+    }
+    engine
+}
+
+fn spin(micros: u64) {
+    let end = Instant::now() + Duration::from_micros(micros);
+    while black_box(Instant::now()) < end {}
+}
+
+#[inline(never)]
+extern "C" fn fib(n: u64) -> u64 {
+    if n < 2 {
+        return black_box(n);
+    }
+    fib(black_box(n - 1)) + fib(black_box(n - 2))
+}
+
+/// Calls, in the order of their returns: argument, depth.
+fn fib_calls(n: u64, depth: u64, calls: &mut Vec<(u64, u64)>) {
+    if n >= 2 {
+        fib_calls(n - 1, depth + 1, calls);
+        fib_calls(n - 2, depth + 1, calls);
+    }
+    calls.push((n, depth));
+}
+
+#[test]
+fn recursion_has_depth_and_times_add_up() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let mut engine = load_probes(&[fib as *const () as usize], &options);
+        fib(black_box(10));
+        engine.detach();
+        let seen = drain(&mut engine);
+        let mut calls = Vec::new();
+        fib_calls(10, 0, &mut calls);
+        let got: Vec<_> = seen.iter().map(|s| (s.arg, s.depth.unwrap())).collect();
+        assert_eq!(got, calls, "{way}");
+        for s in &seen {
+            let around = (s.depth != Some(0)).then_some(0);
+            assert_eq!(s.parent, Some(around), "{way}");
+        }
+        // The outermost call's time is that of all calls' own times.
+        let own: u64 = seen.iter().map(|s| s.own.unwrap()).sum();
+        assert_eq!(own, seen.last().unwrap().latency, "{way}");
+    }
+}
+
+#[inline(never)]
+extern "C" fn even(n: u64) -> u64 {
+    if n == 0 {
+        return black_box(1);
+    }
+    black_box(odd(black_box(n - 1))) ^ black_box(0)
+}
+
+#[inline(never)]
+extern "C" fn odd(n: u64) -> u64 {
+    if n == 0 {
+        return black_box(0);
+    }
+    black_box(even(black_box(n - 1))) ^ black_box(0)
+}
+
+#[test]
+fn mutual_recursion_in_threads_knows_its_parents() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let functions = [even as *const () as usize, odd as *const () as usize];
+        let mut engine = load_probes(&functions, &options);
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| (0..10).for_each(|_| assert_eq!(even(black_box(20)), 1)));
+            }
+        });
+        engine.detach();
+        let seen = drain(&mut engine);
+        assert_eq!(seen.len(), 4 * 10 * 21, "{way}");
+        for s in seen {
+            assert_eq!(s.depth, Some(20 - s.arg), "{way}");
+            let around = (s.arg < 20).then_some(u64::from(1 - s.probe));
+            assert_eq!(s.parent, Some(around), "{way}");
+            assert_eq!(u64::from(s.probe), s.arg % 2, "{way}");
+        }
+    }
+}
+
+#[inline(never)]
+extern "C" fn inner(micros: u64) -> u64 {
+    spin(black_box(micros));
+    micros
+}
+
+#[inline(never)]
+extern "C" fn outer(micros: u64) -> u64 {
+    spin(black_box(micros));
+    black_box(inner(black_box(2 * micros))) + black_box(inner(black_box(3 * micros)))
+}
+
+#[test]
+fn own_time_is_what_callees_did_not_take() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let functions = [outer as *const () as usize, inner as *const () as usize];
+        let mut engine = load_probes(&functions, &options);
+        outer(black_box(2000));
+        engine.detach();
+        let seen = drain(&mut engine);
+        let [first, second, whole] = seen[..] else {
+            panic!("{way}: {seen:?}");
+        };
+        assert_eq!(
+            (first.own, second.own),
+            (Some(first.latency), Some(second.latency))
+        );
+        let own = whole.own.unwrap();
+        assert_eq!(own, whole.latency - first.latency - second.latency, "{way}");
+        assert!(
+            (2_000_000..whole.latency / 2).contains(&own),
+            "{way}: {seen:?}"
+        );
+    }
+}
+
+#[test]
+fn two_probes_of_one_function_see_one_call() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let function = fib as *const () as usize;
+        let mut engine = load_probes(&[function, function], &options);
+        fib(black_box(6));
+        engine.detach();
+        let mut calls = Vec::new();
+        fib_calls(6, 0, &mut calls);
+        let seen = drain(&mut engine);
+        for probe in 0..2 {
+            let own = seen.iter().filter(|s| s.probe == probe);
+            let got: Vec<_> = own.map(|s| (s.arg, s.depth.unwrap_or(u64::MAX))).collect();
+            assert_eq!(got, calls, "{way} {probe}");
+        }
+        assert!(
+            seen.iter()
+                .all(|s| s.own.is_some_and(|own| own <= s.latency))
+        );
+    }
+}
