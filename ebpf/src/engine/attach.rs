@@ -46,6 +46,7 @@ impl Engine {
                 source,
             })?;
         }
+        self.remember(probe, sites, pid);
         Ok(())
     }
 
@@ -97,15 +98,15 @@ impl Engine {
             links.push((part, link));
         }
         for (part, link) in links {
-            self.keep(part, link);
+            self.keep(probe, part, link);
         }
         Ok(())
     }
 
-    fn keep(&mut self, part: Part, link: Link) {
+    fn keep(&mut self, probe: usize, part: Part, link: Link) {
         match part {
-            Part::Entry | Part::Session => self.entry_links.push(link),
-            Part::Return | Part::Exit => self.return_links.push(link),
+            Part::Entry | Part::Session => self.entry_links.push((probe, link)),
+            Part::Return | Part::Exit => self.return_links.push((probe, link)),
         }
     }
 
@@ -138,7 +139,7 @@ impl Engine {
                 let at_return = part == Part::Return;
                 let link = source.attach(prog.as_fd(), &file.path, place, pid, at_return, cookie);
                 match link {
-                    Ok(link) => self.keep(part, link),
+                    Ok(link) => self.keep(probe, part, link),
                     Err(e) => return Ok(Err(e)),
                 }
             }
@@ -166,7 +167,10 @@ impl Engine {
     /// Detaches everything; entries first, so that open calls can still end. Afterwards the
     /// counters are final.
     pub fn detach(&mut self) {
-        link::close(std::mem::take(&mut self.entry_links));
-        link::close(std::mem::take(&mut self.return_links));
+        for links in [&mut self.entry_links, &mut self.return_links] {
+            let links = std::mem::take(links).into_iter();
+            link::close(links.map(|(_, link)| link).collect());
+        }
+        self.attached.clear();
     }
 }

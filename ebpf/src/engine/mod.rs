@@ -3,10 +3,11 @@
 mod attach;
 mod open;
 mod read;
+mod switch;
 
 pub use open::OpenCall;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -63,9 +64,16 @@ pub struct Engine {
     options: EngineOptions,
     target: Target,
     found: Found,
-    entry_links: Vec<Link>,
-    return_links: Vec<Link>,
+    /// By probe.
+    entry_links: Vec<(usize, Link)>,
+    return_links: Vec<(usize, Link)>,
+    /// What was attached, of calls that could end at their exits.
+    attached: Vec<switch::Attached>,
+    /// Probes with sites attached whose exits are not known.
+    without_exits: HashSet<usize>,
     loaded: Vec<Loaded>,
+    /// By probe: misses of programs that it has no more.
+    retired: Vec<u64>,
     /// Programs for one site or exit each, where cookies do not work: by probe, cookie and part.
     per_site: HashMap<(usize, u64, Part), OwnedFd>,
     pids: Option<Vec<u32>>,
@@ -183,12 +191,15 @@ impl Engine {
         Ok(Engine {
             layouts: probes.iter().map(RecordLayout::new).collect(),
             keys: probes.iter().map(key_layout).collect(),
+            retired: probes.iter().map(|_| 0).collect(),
             probes,
             options: options.clone(),
             target,
             found,
             entry_links: Vec::new(),
             return_links: Vec::new(),
+            attached: Vec::new(),
+            without_exits: HashSet::new(),
             loaded,
             per_site: HashMap::new(),
             pids: Some(Vec::new()),

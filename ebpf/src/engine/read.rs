@@ -54,14 +54,14 @@ impl Engine {
         counters
     }
 
-    fn missed(&self, probe: usize) -> Option<u64> {
+    pub(super) fn missed(&self, probe: usize) -> Option<u64> {
         let loaded = self.loaded.get(probe)?;
         let own = self
             .per_site
             .iter()
             .filter(|(of, _)| of.0 == probe)
             .map(|(_, prog)| prog);
-        let mut sum = 0;
+        let mut sum = self.retired.get(probe).copied().unwrap_or(0);
         for prog in own.chain([&loaded.entry]).chain(&loaded.at_return) {
             sum += sys::prog_info(prog.as_fd()).ok()?.recursion_misses;
         }
