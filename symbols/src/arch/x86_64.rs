@@ -5,7 +5,7 @@ use object::elf::Machine;
 
 use iced_x86::{
     Code, Decoder, DecoderOptions, FastFormatter, FlowControl, Instruction, InstructionInfoFactory,
-    OpAccess, OpKind, Register,
+    Mnemonic, OpAccess, OpKind, Register,
 };
 
 use super::{Effects, Flow, Kernel, Price};
@@ -56,9 +56,12 @@ impl Step {
         self.inner.code() == Code::Endbr64
     }
 
-    /// `push` of a register.
-    pub(crate) fn is_push(&self) -> bool {
+    /// `push` of a register, or room made on the stack by `sub`.
+    pub(crate) fn takes_stack(&self) -> bool {
         self.inner.code() == Code::Push_r64
+            || (self.inner.mnemonic() == Mnemonic::Sub
+                && self.inner.op0_register() == Register::RSP
+                && self.inner.op1_kind() != OpKind::Register)
     }
 }
 

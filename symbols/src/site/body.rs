@@ -120,9 +120,9 @@ impl Body {
         if self.targets.iter().any(|target| *target <= step.at) {
             return false;
         }
-        // A loop cannot come back to a push, or to code before it, without unbalancing the stack.
+        // A loop cannot come back to where the stack grows, or to code before it, without unbalancing the stack.
         (!self.unknown || passed_only_landing_pad)
-            && (step.is_push() || !(self.unknown || self.leaves))
+            && (step.takes_stack() || !(self.unknown || self.leaves))
     }
 }
 
@@ -132,7 +132,7 @@ const DETOUR_INSTRUCTIONS: usize = 64;
 /// Whether the code at TARGET, within FUNCTION, does nothing but go back to the function's start, some calls on the
 /// way: what a branch to it leaves behind is begun anew. Go's functions do so when their stack has to grow. Gives the
 /// address of the jump back.
-pub(super) fn leads_back(function: &Function, code: &[u8], target: u64) -> Option<u64> {
+fn leads_back(function: &Function, code: &[u8], target: u64) -> Option<u64> {
     let at = usize::try_from(target.checked_sub(function.address)?).ok()?;
     let rest = code.get(at..)?;
     for step in Instructions::new(rest, target).take(DETOUR_INSTRUCTIONS) {
@@ -148,9 +148,19 @@ pub(super) fn leads_back(function: &Function, code: &[u8], target: u64) -> Optio
     None
 }
 
-/// The jumps back to the function's start that end such ways, of the branches among its first instructions.
-pub(super) fn detours(function: &Function, code: &[u8]) -> Vec<u64> {
-    let mut back = Vec::new();
+/// A branch among a function's first instructions that only leads back to its start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Detour {
+    /// Offset of what follows where the branch is not taken.
+    pub(super) behind: usize,
+    /// Address of the jump back.
+    pub(super) back: u64,
+}
+
+/// All such branches, in order. Every call passes the place behind the last one once, and what is before it once
+/// more for each time that a branch is taken.
+pub(super) fn detours(function: &Function, code: &[u8]) -> Vec<Detour> {
+    let mut found = Vec::new();
     for step in Instructions::new(code, function.address).take(LOOK_INSTRUCTIONS) {
         match step.flow {
             Flow::Next if step.at <= LOOK_BYTES => {}
@@ -158,11 +168,14 @@ pub(super) fn detours(function: &Function, code: &[u8]) -> Vec<u64> {
                 target,
                 conditional: true,
             } => match leads_back(function, code, target) {
-                Some(jump) => back.push(jump),
+                Some(back) => found.push(Detour {
+                    behind: step.at + step.len,
+                    back,
+                }),
                 None => break,
             },
             _ => break,
         }
     }
-    back
+    found
 }

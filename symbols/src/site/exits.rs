@@ -11,8 +11,7 @@
 //!   the target is read from.
 //!
 //! What remains undecided counts as an exit. That is harmless as long as the stack pointer at run time tells
-//! that the call goes on; with an empty frame it ends the call early. Known to be undecidable: `goto *labels[i]` in
-//! position-independent code without a frame, whose table the dynamic linker writes.
+//! that the call goes on; with an empty frame it ends the call early.
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
@@ -58,7 +57,7 @@ pub(crate) trait Neighbours {
     fn frame_at(&self, address: u64) -> Option<(u16, i64)>;
     /// The code in a range; shorter where the file ends.
     fn code(&self, range: &Range<u64>) -> Vec<u8>;
-    /// The 8 bytes of data at an address, as they lie in the file.
+    /// The 8 bytes of data at an address, as the program has them once it is loaded.
     fn word(&self, address: u64) -> Option<u64>;
     /// The file offset of an address.
     fn offset(&self, address: u64) -> Option<u64>;
@@ -102,7 +101,9 @@ pub(crate) fn exits(
         function,
         around,
         kernel,
-        detours: body::detours(function, code),
+        detours: (body::detours(function, code).iter())
+            .map(|way| way.back)
+            .collect(),
         pieces: Vec::new(),
         decided: HashMap::new(),
         exits: Vec::new(),

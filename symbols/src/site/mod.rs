@@ -167,6 +167,24 @@ fn place_on(
     kernel: Kernel,
 ) -> Result<Site> {
     let own = &code[..code.len().min(function.code_len())];
+    let look = |first| look(function, own, purpose, live_args, around, kernel, first);
+    // What a call may begin anew is left behind, if there is a place after it.
+    let first = body::detours(function, own).last().map(|way| way.behind);
+    first
+        .and_then(|first| look(first).ok())
+        .map_or_else(|| look(0), Ok)
+}
+
+/// The best place from the offset FIRST on.
+fn look(
+    function: &Function,
+    own: &[u8],
+    purpose: Purpose,
+    live_args: ArgSet,
+    around: &dyn Surroundings,
+    kernel: Kernel,
+    first: usize,
+) -> Result<Site> {
     let undivided =
         usize::try_from(function.undivided.saturating_sub(function.address)).unwrap_or(usize::MAX);
     let keep_stack = purpose == Purpose::EntryReturn || live_args.meets(ArgSet::STACK);
@@ -185,6 +203,7 @@ fn place_on(
             function.address + step.at as u64,
             kernel,
         ) {
+            _ if step.at < first => {}
             Price::Refused(why) => first_refusal = first_refusal.or(Some((step, why))),
             Price::Cost(cost) if best.is_none_or(|(_, known)| cost < known) => {
                 let reachable = step.at == 0
@@ -197,7 +216,9 @@ fn place_on(
             }
             Price::Cost(_) => {}
         }
-        if best.is_some_and(|(_, cost)| cost != Cost::SingleStepped) || step.flow != Flow::Next {
+        if best.is_some_and(|(_, cost)| cost != Cost::SingleStepped)
+            || (step.flow != Flow::Next && step.at >= first)
+        {
             break;
         }
         let effects = arch::effects(&step, &mut state);

@@ -245,6 +245,39 @@ fn nothing_that_a_loop_comes_back_to_is_passed() {
 }
 
 #[test]
+fn a_branch_that_only_leads_back_to_the_start_is_passed() {
+    // cmp rsp, [r14+0x10]; jbe L; sub rsp, 8; add rsp, 8; ret; L: mov [rsp+8], rax; call; mov rax, [rsp+8]; jmp start
+    let mut grows = code(&[
+        &[0x49, 0x3b, 0x66, 0x10, 0x76, 0x09],
+        &[0x48, 0x83, 0xec, 0x08, 0x48, 0x83, 0xc4, 0x08, 0xc3],
+        &[0x48, 0x89, 0x44, 0x24, 0x08, 0xe8, 0, 0, 0, 0],
+        &[0x48, 0x8b, 0x44, 0x24, 0x08, 0xeb, 0xe0],
+    ]);
+    for purpose in [Purpose::Entry, Purpose::EntryReturn] {
+        let expected = (6, Cost::SingleStepped);
+        assert_eq!(placed(&grows, purpose, ALL, NEW), expected);
+    }
+    // the same with a push behind it, as Go has it since 1.21
+    let mut pushes = grows.clone();
+    pushes[6..10].copy_from_slice(&[0x55, 0x0f, 0x1f, 0x00]);
+    let expected = (6, Cost::Emulated);
+    assert_eq!(placed(&pushes, Purpose::EntryReturn, ALL, NEW), expected);
+    // a way that ends otherwise is another way through the function: the branch itself is the best place
+    let last = grows.len() - 1;
+    grows[last] = 0xee;
+    let expected = (4, Cost::Emulated);
+    assert_eq!(placed(&grows, Purpose::Entry, ALL, NEW), expected);
+    // an argument that is wanted is overwritten before the branch: today's place remains
+    let mut clobbers = pushes.clone();
+    clobbers.splice(0..0, [0x31, 0xff]);
+    let last = clobbers.len() - 1;
+    clobbers[last] = 0xde;
+    assert_eq!(placed(&clobbers, Purpose::Entry, ALL, NEW).0, 0);
+    let other = ArgSet::EMPTY.with(1);
+    assert_eq!(placed(&clobbers, Purpose::Entry, other, NEW).0, 8);
+}
+
+#[test]
 fn without_bounds_only_the_landing_pad_is_passed() {
     let bytes = code(&[ENDBR64, &[0x55, 0x5d, 0xc3]]);
     let site = place(&function(&bytes, 0), &bytes, Purpose::EntryReturn, ALL).unwrap();
