@@ -99,8 +99,16 @@ impl Neighbours for Around<'_> {
     }
 
     fn word(&self, address: u64) -> Option<u64> {
-        let bytes = self.image.loaded(address, 8).ok()??;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+        match self.image.loaded_word(address)? {
+            // What the dynamic linker writes there.
+            0 => {
+                let relocations = self.image.relocations().ok()?;
+                let found = relocations.binary_search_by_key(&address, |r| r.at).ok()?;
+                let relocation = relocations.get(found)?;
+                (relocation.kind == arch::relocation::RELATIVE).then_some(relocation.addend)
+            }
+            word => Some(word),
+        }
     }
 
     fn offset(&self, address: u64) -> Option<u64> {

@@ -3,6 +3,7 @@
 mod debug_files;
 mod dwarf;
 mod eh_frame;
+mod exits;
 mod fixtures;
 mod go;
 mod go_layouts;
