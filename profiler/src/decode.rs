@@ -4,13 +4,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use uprof_ebpf::{HistData, KeyValue, Record};
+use uprof_ebpf::{HistData, KeyBytes, KeyValue, Record};
 use uprof_recipes as recipes;
 use uprof_recipes::Type;
 
-use crate::plan::{Field, FieldSource, KeyField, Variant, shown_name};
+use crate::plan::{Field, FieldSource, KeyField, Plan, Variant, shown_name};
 use crate::report::escape;
 use crate::report::model::{Bucket, Event, Histogram, Value};
+
+/// A key's parts, with their names.
+pub type Key = Vec<(String, Value)>;
 
 /// Turns the records of one variant into events.
 pub struct Decoder {
@@ -19,8 +22,8 @@ pub struct Decoder {
     call: bool,
     fields: Vec<Field>,
     names: Vec<Option<Vec<(u64, String)>>>,
-    /// Functions' names as they are shown, by site: demangled once.
-    shown: RefCell<HashMap<u32, String>>,
+    /// Functions' names as they are shown, by variant and site: demangled once.
+    shown: RefCell<HashMap<(usize, usize), String>>,
 }
 
 impl Decoder {
@@ -47,22 +50,27 @@ impl Decoder {
         }
     }
 
-    fn function(&self, site: u32, functions: &[String]) -> String {
-        let name = functions.get(site as usize).map_or("?", String::as_str);
+    fn function(&self, place: (usize, usize), variants: &[Variant]) -> String {
         let mut shown = self.shown.borrow_mut();
-        shown
-            .entry(site)
-            .or_insert_with(|| shown_name(name))
-            .clone()
+        let shown = shown
+            .entry(place)
+            .or_insert_with(|| function_at(place, variants));
+        shown.clone()
     }
 
-    /// One record as an event. UNIX_OFFSET is what turns the kernel's monotonic time into UNIX time, in ns.
-    pub fn event(&self, record: &Record<'_>, functions: &[String], unix_offset: i64) -> Event {
+    /// One record as an event. VARIANTS are the plan's; UNIX_OFFSET is what turns the kernel's monotonic time into UNIX
+    /// time, in ns.
+    pub fn event(&self, record: &Record<'_>, variants: &[Variant], unix_offset: i64) -> Event {
         let comm = || escape::comm(record.comm);
+        let own = (usize::from(record.probe), record.site as usize);
         let fields = self.fields.iter().zip(&self.names).map(|(field, names)| {
             let value = match &field.from {
                 FieldSource::Comm => Value::Name(comm()),
-                FieldSource::Function => Value::Name(self.function(record.site, functions)),
+                FieldSource::Function => Value::Name(self.function(own, variants)),
+                FieldSource::Capture(index) if field.ty == Type::Function => {
+                    let name = |place| self.function(place, variants);
+                    record.int(*index).map_or(UNKNOWN, |v| parent(v, name))
+                }
                 FieldSource::Capture(index) => capture(record, *index, &field.ty, names.as_deref()),
             };
             (field.name.clone(), value)
@@ -77,6 +85,23 @@ impl Decoder {
             fields: fields.collect(),
         }
     }
+}
+
+/// What `parent` is where the calls around are not known.
+const UNKNOWN: Value = Value::Missing("unknown");
+
+/// The probed call around another, as [`uprof_ebpf::Expr::Parent`] tells it; NAME is that of a variant's site.
+fn parent(code: u64, name: impl FnOnce((usize, usize)) -> String) -> Value {
+    match code.checked_sub(1) {
+        Some(code) => Value::Name(name(((code >> 32) as usize, code as u32 as usize))),
+        None => Value::Missing("none"),
+    }
+}
+
+/// The name of the function at a variant's site, as it is shown.
+fn function_at((variant, site): (usize, usize), variants: &[Variant]) -> String {
+    let name = variants.get(variant).and_then(|v| v.functions.get(site));
+    name.map_or_else(|| "?".to_owned(), |name| shown_name(name))
 }
 
 fn capture(record: &Record<'_>, index: usize, ty: &Type, names: Option<&[(u64, String)]>) -> Value {
@@ -114,12 +139,42 @@ fn scalar(v: u64, ty: &Type, names: Option<&[(u64, String)]>) -> Value {
     }
 }
 
-/// A key of a histogram or count, with names.
+/// The entries of a variant's histograms or counts, with their keys in words. Several functions may have one name:
+/// entries that differ in nothing else are merged.
+pub fn keyed<T>(
+    entries: impl IntoIterator<Item = (KeyBytes, T)>,
+    variant: &Variant,
+    plan: &Plan,
+    merge: impl Fn(&mut T, T),
+) -> Vec<(Key, T)> {
+    let entries = entries.into_iter().map(|(bytes, entry)| {
+        let key = key(bytes.values(), &variant.key, &plan.recipe, &plan.variants);
+        (key, entry)
+    });
+    match variant.key.iter().any(|k| k.ty == Type::Function) {
+        true => merged(entries, merge),
+        false => entries.collect(),
+    }
+}
+
+fn merged<T>(entries: impl Iterator<Item = (Key, T)>, merge: impl Fn(&mut T, T)) -> Vec<(Key, T)> {
+    let mut all: Vec<(Key, T)> = Vec::new();
+    for (key, entry) in entries {
+        match all.iter_mut().find(|(k, _)| *k == key) {
+            Some((_, there)) => merge(there, entry),
+            None => all.push((key, entry)),
+        }
+    }
+    all
+}
+
+/// A key of a histogram or count, with names. VARIANTS are the plan's.
 pub fn key(
     values: Vec<KeyValue>,
     fields: &[KeyField],
     recipe: &recipes::Recipe,
-) -> Vec<(String, Value)> {
+    variants: &[Variant],
+) -> Key {
     let mut parts = values.into_iter();
     fields
         .iter()
@@ -131,6 +186,10 @@ pub fn key(
                 .find(|(n, _)| *n == f.name)
                 .map(|(_, n)| n.as_slice());
             let value = match f.constant.map(KeyValue::Int).or_else(|| parts.next()) {
+                Some(KeyValue::Int(v)) if f.ty == Type::Function => {
+                    parent(v, |place| function_at(place, variants))
+                }
+                Some(KeyValue::Unreadable) if f.ty == Type::Function => UNKNOWN,
                 Some(KeyValue::Int(v)) => scalar(v, &f.ty, names),
                 Some(KeyValue::Bytes(bytes)) => Value::Text { bytes, cut: false },
                 Some(KeyValue::Unreadable) => Value::Missing("unreadable"),
@@ -142,7 +201,7 @@ pub fn key(
 }
 
 /// A histogram of the engine, for the report.
-pub fn histogram(name: &str, key: Vec<(String, Value)>, unit: &str, data: &HistData) -> Histogram {
+pub fn histogram(name: &str, key: Key, unit: &str, data: &HistData) -> Histogram {
     let buckets = data
         .buckets
         .iter()
@@ -174,5 +233,94 @@ pub fn histogram(name: &str, key: Vec<(String, Value)>, unit: &str, data: &HistD
         p999: data.quantile(0.999),
         buckets: buckets.collect(),
         probe_cost_ns: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uprof_ebpf::{Action, Expr as B, KeyPart};
+
+    use super::*;
+    use crate::plan::Limits;
+    use crate::target::TargetSpec;
+
+    /// Two probes in two functions each, counted by `parent` and `depth`.
+    fn a_plan() -> Plan {
+        let text = "[[call]]\nname = \"a\"\nfunction = \"a*\"\ncount = true\nby = [\"parent\", \"depth\"]\n\
+                    [[call]]\nname = \"b\"\nfunction = \"b*\"\ncapture = { own = \"self\", from = \"parent\", too = \"comm\" }\n";
+        let recipe = recipes::parse(recipes::Source::new("t.toml", text)).expect("a recipe");
+        let targets = vec![TargetSpec::Own; 2];
+        let mut plan = Plan::new(recipe, targets, Limits::default()).expect("a plan");
+        plan.variants[0].functions = vec!["a1".into(), "_ZN2ns2a2Ei".into()];
+        plan.variants[1].functions = vec!["b1".into(), "a1".into()];
+        plan
+    }
+
+    fn named(name: &str, depth: u64) -> Key {
+        let from = Value::Name(name.into());
+        vec![
+            ("parent".into(), from),
+            ("depth".into(), Value::Uint(depth)),
+        ]
+    }
+
+    #[test]
+    fn calls_of_the_chain_are_lowered() {
+        let plan = a_plan();
+        let Action::Count { key } = &plan.variants[0].spec.action else {
+            panic!("{:?}", plan.variants[0].spec)
+        };
+        assert_eq!(*key, [KeyPart::Int(B::Parent), KeyPart::Int(B::Depth)]);
+        let Action::Event { captures } = &plan.variants[1].spec.action else {
+            panic!("{:?}", plan.variants[1].spec)
+        };
+        assert_eq!(
+            *captures,
+            [
+                uprof_ebpf::Capture::Int(B::SelfTime),
+                uprof_ebpf::Capture::Int(B::Parent)
+            ]
+        );
+        let types: Vec<&Type> = plan.variants[1].fields.iter().map(|f| &f.ty).collect();
+        assert_eq!(types, [&Type::U64, &Type::Function, &Type::Str]);
+    }
+
+    #[test]
+    fn parents_are_shown_by_name() {
+        let plan = a_plan();
+        let key = |code: KeyValue| {
+            let values = vec![code, KeyValue::Int(3)];
+            key(values, &plan.variants[0].key, &plan.recipe, &plan.variants)
+                .swap_remove(0)
+                .1
+        };
+        let name = |name: &str| Value::Name(name.into());
+        assert_eq!(key(KeyValue::Int(0)), Value::Missing("none"));
+        assert_eq!(key(KeyValue::Int(1)), name("a1"));
+        assert_eq!(key(KeyValue::Int(1 + 1)), name("ns::a2(int)"));
+        assert_eq!(key(KeyValue::Int(1 + (1 << 32))), name("b1"));
+        // What no plan has must not end the run.
+        assert_eq!(key(KeyValue::Int(1 + (1 << 32 | 2))), name("?"));
+        assert_eq!(key(KeyValue::Int(u64::MAX)), name("?"));
+        assert_eq!(key(KeyValue::Unreadable), Value::Missing("unknown"));
+    }
+
+    #[test]
+    fn functions_of_one_name_are_one_key() {
+        let entries = [
+            (named("a1", 0), 1),
+            (named("b1", 0), 10),
+            (named("a1", 1), 100),
+            (named("a1", 0), 1000),
+        ];
+        let all = merged(entries.into_iter(), |there, n| *there += n);
+        assert_eq!(
+            all,
+            [
+                (named("a1", 0), 1001),
+                (named("b1", 0), 10),
+                (named("a1", 1), 100)
+            ]
+        );
     }
 }

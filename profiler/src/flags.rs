@@ -24,6 +24,11 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
     if !(1..=u64::from(recipes::model::MAX_TEXT_LIMIT)).contains(&args.str_limit) {
         bail!("--str-limit {} is not between 1 and 64KiB", args.str_limit);
     }
+    if args.self_time && mode != Mode::Latency {
+        bail!(
+            "--self is for uprof latency: elsewhere self time is captured (--capture self=self) or a condition"
+        );
+    }
     let all = everything(args)?;
     let late = |(flag, text): &(&str, &str)| Ok(flag_expr(flag, text, &all)?.needs_return());
     let named = args
@@ -68,7 +73,10 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
         .collect::<Result<Vec<_>>>()?;
     let action = match mode {
         Mode::Latency => Action::Histogram {
-            value: Expr::latency(),
+            value: match args.self_time {
+                true => Expr::self_time(),
+                false => Expr::latency(),
+            },
             by,
             unit: "ns".into(),
         },
@@ -231,6 +239,52 @@ fn is_line(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The recipe that a command line means.
+    fn flags(line: &str) -> Result<Recipe> {
+        use crate::cli::{Command, parse};
+        let words = line.split_whitespace().map(Into::into).collect();
+        let (mode, args) = match parse(words).0.command {
+            Command::Latency(args) => (Mode::Latency, args),
+            Command::Trace(args) => (Mode::Trace, args),
+            Command::Count(args) => (Mode::Count, args),
+            other => panic!("{other:?}"),
+        };
+        Ok(from_flags(mode, &args)?.0)
+    }
+
+    #[test]
+    fn self_time_takes_the_place_of_latency() {
+        let value = |line: &str| match flags(line).expect(line).probes.swap_remove(0).action {
+            Action::Histogram { value, unit, .. } => (value.to_string(), unit),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            value("uprof latency f --self"),
+            ("self".into(), "ns".into())
+        );
+        assert_eq!(value("uprof latency f"), ("latency".into(), "ns".into()));
+        let e = flags("uprof trace f --self").expect_err("no histogram");
+        assert!(e.to_string().contains("--capture self=self"), "{e}");
+    }
+
+    #[test]
+    fn what_needs_the_return_makes_a_call() {
+        for (line, kind) in [
+            ("uprof trace f --capture d=depth", ProbeKind::Call),
+            (
+                "uprof trace f --capture self=self --where self>1ms",
+                ProbeKind::Call,
+            ),
+            ("uprof trace f --capture parent=parent", ProbeKind::Call),
+            ("uprof count f --by parent", ProbeKind::Call),
+            ("uprof count f --where depth==0", ProbeKind::Call),
+            ("uprof trace f --capture a=arg0", ProbeKind::Entry),
+            ("uprof trace f --capture a=self->argc", ProbeKind::Entry),
+        ] {
+            assert_eq!(flags(line).expect(line).probes[0].kind, kind, "{line}");
+        }
+    }
 
     #[test]
     fn probes_as_people_write_them() {

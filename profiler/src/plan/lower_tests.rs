@@ -28,6 +28,18 @@ impl Env for Moment {
         assert!(self.returned);
         2_000_000
     }
+    fn depth(&self) -> u64 {
+        assert!(self.returned);
+        3
+    }
+    fn self_time(&self) -> u64 {
+        assert!(self.returned);
+        500_000
+    }
+    fn parent(&self) -> u64 {
+        assert!(self.returned);
+        1 + (2 << 32 | 4)
+    }
     fn builtin(&self, _: b::Builtin) -> u64 {
         if self.returned { 78 } else { 77 }
     }
@@ -99,6 +111,34 @@ fn in_a_call_memory_is_read_at_entry_unless_after_says_otherwise() {
     assert_eq!(in_call("latency > 1s || str(arg0) == \"before\""), 1);
     assert_eq!(in_call("latency > 1s || comm == \"King\""), 1);
     assert_eq!(in_call("latency > 1s || after(str(arg0)) == \"after\""), 1);
+}
+
+#[test]
+fn what_a_call_knows_of_others_is_known_at_its_return() {
+    assert_eq!(in_call("depth"), 3);
+    assert_eq!(in_call("self"), 500_000);
+    assert_eq!(in_call("latency - self + arg1"), 1_500_101);
+    assert_eq!(in_call("parent"), 1 + (2 << 32 | 4));
+    let mut low = Lowering {
+        call: true,
+        ..Lowering::default()
+    };
+    let filter = parsed("arg0 == 100 && depth == 3 && self < 1ms", true);
+    let (early, late) = low.split_filter(&filter);
+    assert!(early.is_some());
+    assert_eq!(eval(&late.expect("two parts"), &run_saved(&low)), Ok(1));
+    assert_eq!(
+        low.key(&parsed("parent", true)),
+        Some(KeyPart::Int(B::Parent))
+    );
+    assert_eq!(
+        low.capture(&parsed("parent", true)),
+        Capture::Int(B::Parent)
+    );
+    assert_eq!(
+        low.capture(&parsed("self", true)),
+        Capture::Int(B::SelfTime)
+    );
 }
 
 #[test]

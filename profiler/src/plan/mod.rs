@@ -436,7 +436,9 @@ fn captures(
     fields: &mut Vec<Field>,
 ) -> Vec<uprof_ebpf::Capture> {
     let mut lowered = Vec::new();
-    for (name, e) in captures {
+    for (at, (name, e)) in captures.iter().enumerate() {
+        // One may name those before it.
+        let e = &e.with_captures(&captures[..at]);
         let from = if e.kind == Kind::Builtin(Builtin::Comm) {
             FieldSource::Comm
         } else {

@@ -271,14 +271,15 @@ impl Plan {
                 }
                 false => None,
             };
-            let ending = match self.ending(place.index, &probe, place.file, (&function, among)) {
+            let own = (place.index, place.at);
+            let ending = match self.ending(own, &probe, place.file, (&function, among)) {
                 Ok(ending) => ending,
                 Err(why) => {
                     refusals.push(why);
                     continue;
                 }
             };
-            let slot = self.variant_for((place.index, place.at), bound, ending.pairing)?;
+            let slot = self.variant_for(own, bound, ending.pairing)?;
             let one = Placed {
                 function,
                 site,

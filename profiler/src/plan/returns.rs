@@ -104,7 +104,7 @@ impl Plan {
     /// Decides for one function. An error is why its calls cannot be measured without harm.
     pub(super) fn ending(
         &mut self,
-        index: usize,
+        (index, at): (usize, usize),
         probe: &recipes::Probe,
         file: &TargetFile,
         (function, among): (&Function, usize),
@@ -117,7 +117,10 @@ impl Plan {
             chosen => chosen,
         };
         let hazard = match choice {
-            recipes::Returns::Auto => self.safety.hazard(file, function, probe.uncaught),
+            recipes::Returns::Auto => {
+                let uncaught = probe.uncaught || probe.at[at].uncaught;
+                self.safety.hazard(file, function, uncaught)
+            }
             _ => None,
         };
         let needed = hazard.is_some() || choice == recipes::Returns::Ret;

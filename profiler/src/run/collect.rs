@@ -5,16 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use uprof_ebpf::{Engine, HistData, Record};
-use uprof_recipes::{self as recipes, Action, Kind};
+use uprof_recipes::{self as recipes, Action, Expr, Kind};
 
-use crate::decode::{self, Decoder};
+use crate::decode::{self, Decoder, Key};
 use crate::join;
 use crate::plan::{FieldSource, Plan, Variant, shown_name};
 use crate::report::Output;
 use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
-
-/// A key's parts, with their names.
-type Key = Vec<(String, Value)>;
 
 /// What is known only when the probes are gone, by variant.
 #[derive(Default)]
@@ -85,7 +82,7 @@ impl Collector {
                 hidden[index] += u64::from(!record.kept);
                 return;
             }
-            let mut event = decoder.event(&record, &variant.functions, offset);
+            let mut event = decoder.event(&record, &plan.variants, offset);
             if let Some((field, text)) = joined {
                 event.fields[field].1 = text;
             }
@@ -134,26 +131,23 @@ impl Collector {
                 // All of the key was known beforehand: the kernel counted without one.
                 Action::Count { .. } if variant.key.iter().all(|k| k.constant.is_some()) => {
                     let count = engine.site_hits(index).iter().sum();
-                    let key = decode::key(Vec::new(), &variant.key, &plan.recipe);
+                    let key = decode::key(Vec::new(), &variant.key, &plan.recipe, &plan.variants);
                     add_counts(&mut summary, &probe.name, vec![(key, count)]);
                 }
                 Action::Count { .. } => {
                     let counts = engine.counts(index).map_err(io::Error::other)?;
-                    let named = counts
-                        .into_iter()
-                        .map(|(key, n)| (decode::key(key.values(), &variant.key, &plan.recipe), n));
-                    add_counts(&mut summary, &probe.name, named.collect());
+                    let named = decode::keyed(counts, variant, plan, |there, n| *there += n);
+                    add_counts(&mut summary, &probe.name, named);
                 }
                 Action::Histogram { value, unit, .. } => {
                     let cost = match value.kind {
                         Kind::Latency => known.cost(index),
                         _ => None,
                     };
+                    let name = histogram_name(&probe.name, value);
                     let all = engine.histograms(index).map_err(io::Error::other)?;
-                    let keyed = all.into_iter().map(|(key, data)| {
-                        (decode::key(key.values(), &variant.key, &plan.recipe), data)
-                    });
-                    histograms.add((&probe.name, unit), keyed, cost);
+                    let keyed = decode::keyed(all, variant, plan, |there, data| there.merge(&data));
+                    histograms.add((&name, unit), keyed.into_iter(), cost);
                 }
             }
         }
@@ -255,6 +249,14 @@ impl Histograms {
                 ..decode::histogram(&name, key, &unit, &data)
             });
         made.collect()
+    }
+}
+
+/// What a probe's histogram of VALUE is called: self time is easily taken for latency.
+fn histogram_name(probe: &str, value: &Expr) -> String {
+    match value.kind {
+        Kind::SelfTime => format!("{probe} (self time)"),
+        _ => probe.to_owned(),
     }
 }
 
