@@ -36,11 +36,12 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
         .iter()
         .map(|c| split_named("--capture", c))
         .collect::<Result<Vec<_>>>()?;
-    let mut texts: Vec<(&str, &str)> = named.iter().map(|(_, e)| ("--capture", *e)).collect();
+    let mut texts: Vec<(&str, &str)> = Vec::new();
     texts.extend(args.where_.as_deref().map(|e| ("--where", e)));
     texts.extend(args.by.iter().map(|b| ("--by", split_by(b).1)));
     // A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
     let call = mode == Mode::Latency
+        || all.captures.iter().any(|(_, e)| e.needs_return())
         || texts
             .iter()
             .map(late)
