@@ -176,6 +176,11 @@ fn cost(what: &str, function: Function, addresses: [usize; 2]) {
             Some(spec(true, vec![], hist(Expr::Latency, vec![]))),
         ),
         (
+            "call: own time",
+            true,
+            Some(spec(true, vec![], hist(Expr::SelfTime, vec![]))),
+        ),
+        (
             "call: latency, uprobe_multi",
             true,
             Some(spec(true, vec![], hist(Expr::Latency, vec![]))),

@@ -184,7 +184,8 @@ pub struct EngineOptions {
     pub max_keys: u32,
     /// Fewer for a histogram: creating a table of 1024 keys takes some 20 ms and 8 MB.
     pub max_histograms: u32,
-    /// Calls open at once of each probe, where the kernel does not pair them; bounded to 16 MiB.
+    /// Calls open at once of each probe, where the kernel does not pair them, and of all probes
+    /// together, where one asks for depth, own time or parent; bounded to 16 MiB.
     pub max_frames: u32,
     /// Forces the mechanism, for tests; an entry probe takes `Session` as `Multi`.
     pub mechanism: Option<Mechanism>,

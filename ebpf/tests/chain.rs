@@ -2,11 +2,15 @@
 
 mod common;
 
+use std::arch::global_asm;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use common::*;
-use uprof_ebpf::{Action, Capture, Engine, EngineOptions, Expr, ProbeSpec};
+use uprof_ebpf::{
+    Action, AttachExit, Capture, Engine, EngineOptions, Expr, Mechanism, ProbeKind, ProbeSpec,
+    Returns,
+};
 
 /// One call, as the probes saw it, at its return.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,4 +203,156 @@ fn two_probes_of_one_function_see_one_call() {
                 .all(|s| s.own.is_some_and(|own| own <= s.latency))
         );
     }
+}
+
+// whole() calls leave(), which never returns but jumps back (as longjmp does), then last() by way
+// of a function that is not probed, last() again, and first(), which jumps to last().
+global_asm!(
+    ".globl uprof_chain_whole, uprof_chain_whole_ret",
+    "uprof_chain_whole: push rbx; mov rbx, rsp; call uprof_chain_leave; ud2",
+    "3: mov rsp, rbx; call 4f; call uprof_chain_last; call uprof_chain_first; pop rbx",
+    "uprof_chain_whole_ret: ret",
+    "4: sub rsp, 40; call uprof_chain_last; add rsp, 40; ret",
+    ".globl uprof_chain_leave; uprof_chain_leave: push rbp; push rbp; jmp 3b",
+    ".globl uprof_chain_first, uprof_chain_first_jmp",
+    "uprof_chain_first: push rbp; pop rbp",
+    "uprof_chain_first_jmp: jmp uprof_chain_last",
+    ".globl uprof_chain_last, uprof_chain_last_ret",
+    "uprof_chain_last: push rbp; pop rbp",
+    "uprof_chain_last_ret: ret",
+);
+
+unsafe extern "C" {
+    safe fn uprof_chain_whole();
+    fn uprof_chain_whole_ret();
+    fn uprof_chain_leave();
+    fn uprof_chain_first();
+    fn uprof_chain_first_jmp();
+    fn uprof_chain_last();
+    fn uprof_chain_last_ret();
+}
+
+const WHOLE: u32 = 0;
+const FIRST: u32 = 2;
+const LAST: u32 = 3;
+
+/// The probes of `whole`, `leave`, `first`, `last`; those in the mask end at their exits.
+fn load_jumps(at_exits: u32, options: &EngineOptions) -> Engine {
+    let at = |f: unsafe extern "C" fn()| f as *const () as usize;
+    let whole = uprof_chain_whole as *const () as usize;
+    let places = [
+        (whole, Some(at(uprof_chain_whole_ret))),
+        (at(uprof_chain_leave), None),
+        (at(uprof_chain_first), Some(at(uprof_chain_first_jmp))),
+        (at(uprof_chain_last), Some(at(uprof_chain_last_ret))),
+    ];
+    let mut specs = vec![spec(); places.len()];
+    for (probe, spec) in specs.iter_mut().enumerate() {
+        if let (1, ProbeKind::Call { returns, .. }) = (at_exits >> probe & 1, &mut spec.kind) {
+            *returns = Returns::Exits;
+        }
+    }
+    let mut engine = load_all(specs, options);
+    for (probe, (entry, exit)) in places.into_iter().enumerate() {
+        let mut place = site(entry, 0);
+        place.exits.extend(exit.map(|exit| AttachExit {
+            offset: site(exit, 0).offset,
+            condition: None,
+            jump: probe as u32 == FIRST,
+        }));
+        let pid = Some(std::process::id());
+        engine.attach(probe, &[place], pid).unwrap();
+    }
+    engine
+}
+
+#[test]
+fn calls_that_were_left_and_tail_calls_are_told_apart() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        // Attaching takes its time: not all mixtures by all mechanisms.
+        let masks = match options.mechanism {
+            Some(Mechanism::Session) => (0..16).collect(),
+            Some(Mechanism::Multi) => vec![0, 4, 11, 15],
+            _ => vec![0, 15],
+        };
+        for mask in masks {
+            let way = format!("{way}, {mask:#06b}");
+            let mut engine = load_jumps(mask, &options);
+            for _ in 0..3 {
+                uprof_chain_whole();
+                let seen = drain(&mut engine);
+                let order: Vec<_> = seen.iter().map(|s| (s.probe, s.depth, s.parent)).collect();
+                let inside = |probe| (probe, Some(1), Some(Some(u64::from(WHOLE))));
+                let jumped = mask >> FIRST & 1 == 1;
+                let [first, last] = match jumped {
+                    true => [FIRST, LAST],
+                    false => [LAST, FIRST],
+                };
+                let expected = [
+                    inside(LAST),
+                    inside(LAST),
+                    inside(first),
+                    inside(last),
+                    (WHOLE, Some(0), Some(None)),
+                ];
+                assert_eq!(order, expected, "{way}");
+                let latency: Vec<u64> = seen.iter().map(|s| s.latency).collect();
+                let own: Vec<u64> = seen.iter().map(|s| s.own.unwrap()).collect();
+                assert_eq!(own[..3], latency[..3], "{way}");
+                // Of a call whose return is pending while another runs, that one is a part.
+                let within = if jumped { 0 } else { latency[2] };
+                assert_eq!(own[3], latency[3] - within, "{way}");
+                let calls: u64 = latency[..4].iter().sum();
+                assert_eq!(own[4], latency[4] - (calls - within), "{way}");
+            }
+            engine.detach();
+            let left = engine.counters(1);
+            assert_eq!((left.hits, left.unpaired), (3, 3), "{way}");
+        }
+    }
+}
+
+#[test]
+fn recursion_10000_deep_knows_its_depth_where_exits_are_probed() {
+    let _alone = alone();
+    let mut spec = spec();
+    if let ProbeKind::Call { returns, .. } = &mut spec.kind {
+        *returns = Returns::Exits;
+    }
+    let options = EngineOptions {
+        ring_bytes: 8 << 20,
+        ..EngineOptions::default()
+    };
+    let mut engine = load(spec, &options);
+    let mut place = site(uprof_chain_down as *const () as usize, 0);
+    place.exits = vec![AttachExit {
+        offset: site(uprof_chain_down_ret as *const () as usize, 0).offset,
+        condition: None,
+        jump: false,
+    }];
+    engine
+        .attach(0, &[place], Some(std::process::id()))
+        .unwrap();
+    uprof_chain_down(9_999);
+    engine.detach();
+    let seen = drain(&mut engine);
+    assert_eq!(seen.len(), 10_000);
+    for (n, call) in seen.iter().enumerate() {
+        assert_eq!((call.arg, call.depth), (n as u64, Some(9_999 - n as u64)));
+    }
+    let own: u64 = seen.iter().map(|s| s.own.unwrap()).sum();
+    assert_eq!(own, seen[9_999].latency);
+}
+
+global_asm!(
+    ".globl uprof_chain_down, uprof_chain_down_ret",
+    "uprof_chain_down: push rdi; test rdi, rdi; je 2f; dec rdi; call uprof_chain_down",
+    "2: pop rax",
+    "uprof_chain_down_ret: ret",
+);
+
+unsafe extern "C" {
+    safe fn uprof_chain_down(n: u64) -> u64;
+    fn uprof_chain_down_ret();
 }

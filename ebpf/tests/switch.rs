@@ -145,7 +145,7 @@ fn only_calls_whose_exits_are_known_are_switched() {
         let pid = Some(std::process::id());
         let plain = site(uprof_switch_down as *const () as usize, 0);
         engine.attach(0, &[down()], pid).unwrap();
-        engine.attach(0, &[plain.clone()], pid).unwrap();
+        engine.attach(0, std::slice::from_ref(&plain), pid).unwrap();
         engine.attach(1, &[plain], pid).unwrap();
         assert!(
             !engine.use_exits(0).unwrap(),
