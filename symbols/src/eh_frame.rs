@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use gimli::{
     BaseAddresses, CfaRule, CommonInformationEntry, EhFrameHdr, EhFrameOffset, EndianSlice,
-    FrameDescriptionEntry, LittleEndian, Pointer, UnwindContext, UnwindSection,
+    FrameDescriptionEntry, LittleEndian, Pointer, RegisterRule, UnwindContext, UnwindSection,
 };
 use object::elf;
 
@@ -57,24 +57,16 @@ pub struct EhFrame {
 /// # Errors
 /// The section reaches past the end of the file, or cannot be read.
 pub fn read(image: &Image) -> Result<Option<EhFrame>> {
-    let text = image.headers().section(".text").map_or(0, |s| s.address);
-    let got = image.headers().section(".got").map_or(0, |s| s.address);
-    let bases = BaseAddresses::default().set_text(text).set_got(got);
+    let bases = bases(image);
     if let Some((address, bytes)) = image.section_data(".eh_frame")? {
         let bases = bases.set_eh_frame(address);
         let entries = entries_of(&bytes);
         return Ok(Some(EhFrame::new(bytes, bases, entries)));
     }
-    let Some(table) = (image.headers()).segment_of_kind(elf::PT_GNU_EH_FRAME) else {
+    let Some((table, search)) = search_table(image)? else {
         return Ok(None);
     };
-    let Some(search) = usize::try_from(table.file_size).ok() else {
-        return Ok(None);
-    };
-    let Some(search) = image.loaded(table.address, search)? else {
-        return Ok(None);
-    };
-    let bases = bases.set_eh_frame_hdr(table.address);
+    let bases = bases.set_eh_frame_hdr(table);
     let Some((address, pointers)) = searched(&search, &bases) else {
         return Ok(None);
     };
@@ -90,6 +82,24 @@ pub fn read(image: &Image) -> Result<Option<EhFrame>> {
         bases.set_eh_frame(address),
         entries,
     )))
+}
+
+fn bases(image: &Image) -> BaseAddresses {
+    let text = image.headers().section(".text").map_or(0, |s| s.address);
+    let got = image.headers().section(".got").map_or(0, |s| s.address);
+    BaseAddresses::default().set_text(text).set_got(got)
+}
+
+/// The search table (`.eh_frame_hdr`), with its address.
+fn search_table(image: &Image) -> Result<Option<(u64, Vec<u8>)>> {
+    let Some(table) = (image.headers()).segment_of_kind(elf::PT_GNU_EH_FRAME) else {
+        return Ok(None);
+    };
+    let Some(len) = usize::try_from(table.file_size).ok() else {
+        return Ok(None);
+    };
+    let search = image.loaded(table.address, len)?;
+    Ok(search.map(|search| (table.address, search)))
 }
 
 /// The address of `.eh_frame` and those of all its entries, by the search table (`.eh_frame_hdr`).
@@ -184,7 +194,11 @@ impl EhFrame {
     /// code realigns its stack), or no entry covers the address.
     pub fn cfa_at(&self, address: u64) -> Option<(u16, i64)> {
         let range = self.around(address)?;
-        let fde = self.entry(range.entry, &Shared::default())?;
+        let shared = Shared::default();
+        self.cfa_of(&self.entry(range.entry, &shared)?, address)
+    }
+
+    fn cfa_of(&self, fde: &Fde<'_>, address: u64) -> Option<(u16, i64)> {
         let section = gimli::EhFrame::new(&self.bytes, LittleEndian);
         let mut context = UnwindContext::new();
         let row = fde
@@ -204,6 +218,102 @@ impl EhFrame {
         section
             .fde_from_offset(&self.bases, EhFrameOffset(at), get)
             .ok()
+    }
+}
+
+/// The call frame information of one file for a few questions: entries are found by the search table in
+/// PT_GNU_EH_FRAME, where there is one, and none is read that is not asked for.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    /// The search table.
+    search: Vec<u8>,
+    all: EhFrame,
+}
+
+impl Lookup {
+    /// `None` where the file has no call frame information, or it cannot be read.
+    pub(crate) fn read(image: &Image) -> Option<Self> {
+        let search = search_table(image).ok().flatten();
+        let section = image.section_data(".eh_frame").ok().flatten();
+        let (Some((table, search)), Some((address, bytes))) = (search, section) else {
+            return Some(Self {
+                search: Vec::new(),
+                all: read(image).ok()??,
+            });
+        };
+        let bases = bases(image).set_eh_frame_hdr(table).set_eh_frame(address);
+        let all = EhFrame {
+            bytes,
+            bases,
+            ranges: Vec::new(),
+        };
+        Some(Self { search, all })
+    }
+
+    /// Calls LOOK with the entry that covers an address.
+    fn with<T>(&self, address: u64, look: impl FnOnce(&Fde<'_>) -> Option<T>) -> Option<T> {
+        let shared = Shared::default();
+        if self.search.is_empty() {
+            let range = self.all.around(address)?;
+            return look(&self.all.entry(range.entry, &shared)?);
+        }
+        let fde = self.nearest(address)?;
+        look(&fde).filter(|_| fde.contains(address))
+    }
+
+    /// The last entry that starts at or before an address (the first, where none does).
+    fn nearest(&self, address: u64) -> Option<Fde<'_>> {
+        let bases = &self.all.bases;
+        let header = EhFrameHdr::new(&self.search, LittleEndian);
+        let header = header.parse(bases, 8).ok()?;
+        let table = header.table()?;
+        let pointer = table.lookup(address, bases).ok()?;
+        let offset = table.pointer_to_offset(pointer).ok()?;
+        let section = gimli::EhFrame::new(&self.all.bytes, LittleEndian);
+        section
+            .fde_from_offset(bases, offset, gimli::EhFrame::cie_from_offset)
+            .ok()
+    }
+
+    /// Start and end of the piece of code that an address lies in.
+    pub(crate) fn around(&self, address: u64) -> Option<(u64, u64)> {
+        self.with(address, |fde| {
+            Some((fde.initial_address(), fde.initial_address() + fde.len()))
+        })
+    }
+
+    /// The end of the last piece that starts before an address.
+    pub(crate) fn end_before(&self, address: u64) -> Option<u64> {
+        if self.search.is_empty() {
+            let ranges = self.all.ranges();
+            let past = ranges.partition_point(|r| r.address <= address);
+            return Some(ranges.get(past.checked_sub(1)?)?.end());
+        }
+        let fde = self.nearest(address)?;
+        let end = fde.initial_address().saturating_add(fde.len());
+        (end <= address).then_some(end)
+    }
+
+    /// As [`EhFrame::cfa_at`].
+    pub(crate) fn cfa_at(&self, address: u64) -> Option<(u16, i64)> {
+        self.with(address, |fde| self.all.cfa_of(fde, address))
+    }
+
+    /// Whether there is nothing on the stack at an address but what a call puts there.
+    pub(crate) fn begins_call(&self, address: u64) -> bool {
+        self.cfa_at(address) == Some(AT_ENTRY)
+    }
+
+    /// Whether an address has no caller by the call frame information: where a thread starts.
+    pub(crate) fn has_no_caller(&self, address: u64) -> bool {
+        let section = gimli::EhFrame::new(&self.all.bytes, LittleEndian);
+        let mut context = UnwindContext::new();
+        let found = self.with(address, |fde| {
+            let row = fde.unwind_info_for_address(&section, &self.all.bases, &mut context, address);
+            let rule = row.ok()?.register(fde.cie().return_address_register());
+            Some(rule == Some(RegisterRule::Undefined))
+        });
+        found == Some(true)
     }
 }
 

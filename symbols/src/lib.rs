@@ -35,6 +35,7 @@ pub mod dwarf;
 pub mod eh_frame;
 mod error;
 pub mod go;
+pub mod hazard;
 pub mod image;
 pub mod kernel;
 mod loaded;

@@ -191,6 +191,14 @@ impl Headers {
             .map_or(address, |s| s.address.saturating_add(s.file_size))
     }
 
+    /// The start of the executable section that ADDRESS lies in, else of its segment.
+    pub(crate) fn code_start(&self, address: u64) -> u64 {
+        let mut sections = self.sections.iter().filter(|s| s.executable);
+        let section = sections.find(|s| address.wrapping_sub(s.address) < s.size);
+        let segment = || self.code_segment(address).map_or(address, |s| s.address);
+        section.map_or_else(segment, |s| s.address)
+    }
+
     pub(crate) fn code_address(&self, offset: u64) -> Option<u64> {
         let segment = self
             .segments

@@ -147,6 +147,21 @@ impl Image {
         !library && self.interpreter().is_none() && self.needed().is_empty()
     }
 
+    /// A library rather than a program: it has a name to be linked by, or nothing that starts it.
+    pub(crate) fn is_library(&self) -> bool {
+        let started = self.interpreter().is_some() || self.elf.headers.flagged_pie(&self.elf.file);
+        self.soname().is_some() || (self.is_pie() && !started)
+    }
+
+    /// Where it wants its libraries looked for: DT_RPATH, DT_RUNPATH.
+    pub(crate) fn library_paths(&self) -> [Vec<String>; 2] {
+        [format::DT_RPATH, format::DT_RUNPATH].map(|tag| {
+            let lists = self.elf.headers.dynamic_strings(&self.elf.file, tag);
+            let paths = lists.iter().flat_map(|list| list.split(':'));
+            paths.filter(|p| !p.is_empty()).map(str::to_owned).collect()
+        })
+    }
+
     /// Whether it is loaded at an address chosen at run time (ET_DYN: position-independent executables, libraries).
     pub fn is_pie(&self) -> bool {
         self.elf.headers.kind == format::ET_DYN

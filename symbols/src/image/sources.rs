@@ -9,7 +9,7 @@ use object::elf;
 use super::read::Tables;
 use super::symbols::Symbols;
 use super::table::{Named, Table};
-use super::{Image, NameSource, Part};
+use super::{Function, Image, NameSource, Part};
 use crate::debug::{self, DebugFile, Located, MiniDebug};
 use crate::dwarf::Dwarf;
 use crate::eh_frame::{self, EhFrame};
@@ -232,6 +232,23 @@ impl Image {
     pub(crate) fn frames(&self) -> Option<&EhFrame> {
         let read = || eh_frame::read(self).into();
         self.sources.frames.get_or_init(read).value.as_ref()
+    }
+
+    /// The function around an address by the file's own tables alone: nothing else is read for it.
+    ///
+    /// # Errors
+    /// As [`Image::own`].
+    pub(crate) fn around_own(&self, address: u64) -> Result<Option<Function>> {
+        Ok(self.own()?.around(&self.elf.headers, address))
+    }
+
+    /// Calls LOOK with each name in the file's own tables, and whether it is defined here.
+    ///
+    /// # Errors
+    /// As [`Image::own`].
+    pub(crate) fn each_name(&self, look: impl FnMut(&[u8], bool)) -> Result<()> {
+        self.own()?.each_name(look);
+        Ok(())
     }
 
     /// Places that no table names: functions known by their range alone, and the stubs of the linkage table.

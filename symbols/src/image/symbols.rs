@@ -264,6 +264,16 @@ impl Symbols {
         })
     }
 
+    /// Calls LOOK with each name of any kind, and whether it is defined here.
+    pub(crate) fn each_name(&self, mut look: impl FnMut(&[u8], bool)) {
+        for table in &self.tables {
+            for symbol in table.symbols() {
+                let name = table.symbol_name(symbol);
+                look(name, symbol.st_shndx.get(LE) != elf::SHN_UNDEF);
+            }
+        }
+    }
+
     /// The address of an exported symbol of any kind.
     pub(crate) fn exported_address(&self, name: &[u8]) -> Option<u64> {
         let table = self.dynamic()?;

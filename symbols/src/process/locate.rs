@@ -80,7 +80,13 @@ pub fn find_library_file(name: &str) -> Result<PathBuf> {
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }
-    let cache = fs::read("/etc/ld.so.cache").unwrap_or_default();
+    find_library_in(Path::new("/"), name)
+}
+
+/// [`find_library_file`] as a process with this root directory finds it; the path is that from here.
+pub(crate) fn find_library_in(root: &Path, name: &str) -> Result<PathBuf> {
+    let inside = |path: &str| root.join(path.trim_start_matches('/'));
+    let cache = fs::read(inside("/etc/ld.so.cache")).unwrap_or_default();
     let cached = cached_libraries(&cache);
     let exact = cached.iter().find(|(soname, _)| *soname == name);
     let named = exact.or_else(|| {
@@ -89,12 +95,12 @@ pub fn find_library_file(name: &str) -> Result<PathBuf> {
             .find(|(soname, _)| library_named(soname, name))
     });
     if let Some((_, path)) = named
-        && Path::new(path).exists()
+        && inside(path).exists()
     {
-        return Ok(PathBuf::from(path));
+        return Ok(inside(path));
     }
-    for directory in LIBRARY_DIRECTORIES {
-        let Ok(entries) = fs::read_dir(directory) else {
+    for directory in LIBRARY_DIRECTORIES.map(inside) {
+        let Ok(entries) = fs::read_dir(&directory) else {
             continue;
         };
         let mut names: Vec<String> = entries
@@ -110,7 +116,7 @@ pub fn find_library_file(name: &str) -> Result<PathBuf> {
                 .find(|file| !file.ends_with(".so"))
                 .or_else(|| matching.next())
         }) {
-            return Ok(Path::new(directory).join(found));
+            return Ok(directory.join(found));
         }
     }
     Err(Error::NoSuchLibrary {

@@ -22,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::image::FileId;
 
 pub use ifunc::{IfuncFound, IfuncTarget};
+pub(crate) use locate::find_library_in;
 pub use locate::{find_library_file, find_program, library_named};
 
 /// The kernel keeps this many bytes of a thread's name (TASK_COMM_LEN is 16 with the NUL).
