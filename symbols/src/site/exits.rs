@@ -10,6 +10,10 @@
 //! - a `switch` from a tail call through a pointer: by the frame again, and where that is empty by the table that
 //!   the target is read from.
 //!
+//! The kernel single-steps a return, and no place beside it is cheaper: of the returns of Debian's redis, nginx and
+//! libc 1 to 8 in 100 stand behind a conditional jump that the kernel emulates, fewer than 1 in 200 behind a nop, the
+//! rest behind `pop`, `mov`, `add` and the like, which cost as much and mostly move the stack pointer.
+//!
 //! What remains undecided counts as an exit. That is harmless as long as the stack pointer at run time tells
 //! that the call goes on; with an empty frame it ends the call early.
 

@@ -335,16 +335,63 @@ fn an_offset_inside_an_instruction_names_its_neighbours() {
     ));
 }
 
-#[test]
-fn any_bytes_are_survived() {
-    // A fixed linear congruence: the same bytes in every run.
+/// Surroundings that make no sense, but are the same whenever they are asked.
+struct Scrap<'a> {
+    seed: u8,
+    code: &'a [u8],
+}
+
+impl Scrap<'_> {
+    fn pick(&self, address: u64) -> u64 {
+        (address ^ u64::from(self.seed)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60
+    }
+}
+
+impl Neighbours for Scrap<'_> {
+    fn target(&self, _: &Function, address: u64) -> Target {
+        let start = address.saturating_sub(self.pick(address));
+        let range = start..start.saturating_add(self.code.len() as u64);
+        match self.pick(address) % 5 {
+            0 => Target::Function(range),
+            1 => Target::Piece(range),
+            2 => Target::Nameless(range),
+            3 => Target::Piece(0..u64::MAX),
+            _ => Target::Unknown,
+        }
+    }
+
+    fn frame_at(&self, address: u64) -> Option<(u16, i64)> {
+        let frames = [None, Some((7, 8)), Some((6, 16)), Some((7, i64::MIN))];
+        frames[self.pick(address) as usize % 4]
+    }
+
+    fn code(&self, _: &std::ops::Range<u64>) -> Vec<u8> {
+        self.code.to_vec()
+    }
+
+    fn word(&self, address: u64) -> Option<u64> {
+        (self.pick(address) > 7).then_some(0x401000 + self.pick(address))
+    }
+
+    fn offset(&self, address: u64) -> Option<u64> {
+        address.checked_sub(0x400000)
+    }
+}
+
+/// A fixed linear congruence: the same bytes in every run.
+fn bytes_of_chance() -> impl FnMut() -> u8 {
     let mut seed = 1u64;
-    let mut next = || {
+    move || {
         seed = seed
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) as u8
-    };
+    }
+}
+
+#[test]
+fn any_bytes_are_survived() {
+    let mut next = bytes_of_chance();
     for len in 0..4000usize {
         let bytes: Vec<u8> = (0..len % 80).map(|_| next()).collect();
         let function = function(&bytes, bytes.len() as u64);
@@ -352,7 +399,63 @@ fn any_bytes_are_survived() {
             assert!(site.moved < bytes.len() as u64);
         }
         let _ = at_offset(&function, &bytes, u64::from(next()) % 80);
+        let around = Scrap {
+            seed: next(),
+            code: &bytes,
+        };
+        if let Ok(found) = exits(&function, &bytes, &around, Kernel::from_release(NEW)) {
+            assert!(found.is_sorted_by_key(|exit| exit.address));
+        }
     }
     let empty = function(&[], 0);
     assert!(place(&empty, &[], Purpose::Entry, ALL).is_err());
+}
+
+/// Code that jumps anywhere, between the bounds and past them.
+#[test]
+fn any_jumps_are_survived() {
+    const PARTS: [&[u8]; 16] = [
+        &[0xc3],
+        &[0xc2, 8, 0],
+        &[0x55],
+        &[0x5d],
+        &[0xc9],
+        &[0x48, 0x89, 0xe5],
+        &[0x48, 0x83, 0xec, 8],
+        &[0x48, 0x83, 0xc4, 8],
+        &[0x48, 0x8d, 0x65, 0xf8],
+        &[0xff, 0xe0],
+        &[0x48, 0x63, 0x04, 0x82],
+        &[0x48, 0x01, 0xd0],
+        &[0xff, 0x24, 0xc5, 0, 0x10, 0x40, 0],
+        &[0x31, 0xc0],
+        &[0xeb],
+        &[0x74],
+    ];
+    let mut next = bytes_of_chance();
+    let (mut left, mut refused) = (0, 0);
+    for len in 1..4000usize {
+        let mut bytes = Vec::new();
+        for _ in 0..len % 40 {
+            let part = PARTS[usize::from(next()) % PARTS.len()];
+            bytes.extend_from_slice(part);
+            if matches!(part, [0xeb | 0x74]) {
+                bytes.push(next() >> 3);
+            }
+        }
+        let function = function(&bytes, bytes.len() as u64);
+        let around = Scrap {
+            seed: next(),
+            code: &bytes,
+        };
+        match exits(&function, &bytes, &around, Kernel::from_release(NEW)) {
+            Ok(found) => {
+                assert!(found.is_sorted_by_key(|exit| exit.address));
+                left += found.len();
+            }
+            Err(_) => refused += 1,
+        }
+        let _ = place(&function, &bytes, Purpose::EntryReturn, ALL);
+    }
+    assert!(left > 1000 && refused > 100, "{left} {refused}");
 }
