@@ -6,6 +6,7 @@ mod count;
 mod elsewhere;
 mod errors;
 mod harness;
+mod hostile;
 mod house;
 mod latency;
 mod malloc;

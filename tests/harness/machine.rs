@@ -52,6 +52,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("libmimalloc.so.2", "libmimalloc2.0"),
     ("libc.so.6", "libc6"),
     ("libtcmalloc_minimal.so.4", "libtcmalloc-minimal4"),
+    ("make", "make"),
     ("mariadb", "mariadb-client"),
     ("mariadb-install-db", "mariadb-server"),
     ("mariadbd", "mariadb-server"),

@@ -69,6 +69,12 @@ pub struct ProbeCount {
     pub filtered: u64,
     pub dropped: u64,
     pub unpaired: u64,
+    /// Of the unpaired: still open when the probes went.
+    pub unfinished: u64,
+    /// Of the unpaired: left without a return.
+    pub abandoned: u64,
+    /// Of the unpaired: so deep that the kernel hides their returns.
+    pub nested: u64,
 }
 
 /// One histogram.
@@ -199,6 +205,11 @@ fn check(summary: &Summary) {
         assert_eq!(
             probe.hits, accounted,
             "hits are not accounted for: {probe:?}"
+        );
+        assert_eq!(
+            probe.unpaired,
+            probe.unfinished + probe.abandoned + probe.nested,
+            "unpaired hits are not accounted for: {probe:?}"
         );
     }
     for count in &summary.counts {

@@ -1,5 +1,5 @@
 // exceptions: thrown through one and through a hundred probed frames with destructors, rethrown, thrown out of a
-// comparison that libc's qsort called; caught above, each time.
+// comparison that libc's qsort_r called; caught above, each time.
 #include "hostile.h"
 
 #include <stdexcept>
@@ -10,6 +10,7 @@ TALLY(climber);
 TALLY(rethrower);
 TALLY(compare);
 TALLY(catcher);
+TALLY(qsort_r);
 
 static uint64_t destroyed;
 
@@ -61,7 +62,7 @@ PROBED uint64_t rethrower(uint64_t n)
     return sum;
 }
 
-PROBED int compare(const void *a, const void *b)
+PROBED int compare(const void *a, const void *b, void *)
 {
     ENTER(compare);
     const int x = *static_cast<const int *>(a), y = *static_cast<const int *>(b);
@@ -92,13 +93,15 @@ static uint64_t through_qsort()
     int numbers[32];
     for (int i = 0; i < 32; i++)
         numbers[i] = (i * 7 + 1) % 32;
+    ENTER(qsort_r);
     try {
-        qsort(numbers, 32, sizeof numbers[0], compare);
+        qsort_r(numbers, 32, sizeof numbers[0], compare, nullptr);
     } catch (int thirteen) {
         GONE(compare, EXCEPTION, 1);
+        GONE(qsort_r, EXCEPTION, 1);
         return static_cast<uint64_t>(thirteen);
     }
-    damaged("qsort came back");
+    damaged("qsort_r came back");
     return 0;
 }
 
@@ -124,6 +127,6 @@ static uint64_t round_of_calls()
 int main(int argc, char **argv)
 {
     struct tally *const tallies[] = {&tally_thrower,   &tally_climber, &tally_rethrower,
-                                     &tally_compare, &tally_catcher, nullptr};
+                                     &tally_compare, &tally_catcher, &tally_qsort_r, nullptr};
     return hostile(argc, argv, round_of_calls, tallies);
 }

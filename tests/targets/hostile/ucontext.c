@@ -1,6 +1,7 @@
 /* ucontext: coroutines of makecontext and swapcontext that yield inside probed functions. Their stacks lie side by
  * side: each that is resumed lies above the one before, with --descending below. With --migrate two threads resume
  * them in turns, so that a call begins on one thread and ends on another. */
+#define _GNU_SOURCE
 #define THREADED
 #include "hostile.h"
 
@@ -14,6 +15,7 @@
 
 TALLY(inner);
 TALLY(outer);
+TALLY(qsort_r);
 
 struct coroutine {
     ucontext_t context;
@@ -41,6 +43,13 @@ PROBED uint64_t inner(struct coroutine *self, uint64_t n)
     return sum;
 }
 
+/* Yields in the middle of libc. */
+static int compare(const void *a, const void *b, void *self)
+{
+    yield_to_resumer(self);
+    return *(const int *)a - *(const int *)b;
+}
+
 PROBED uint64_t outer(struct coroutine *self, uint64_t n)
 {
     volatile uint64_t words[WORDS];
@@ -49,6 +58,11 @@ PROBED uint64_t outer(struct coroutine *self, uint64_t n)
     uint64_t sum = inner(self, n + 1);
     yield_to_resumer(self);
     sum = mix(sum, inner(self, n + 2));
+    int numbers[] = {3, 1, 2};
+    ENTER(qsort_r);
+    qsort_r(numbers, 3, sizeof numbers[0], compare, self);
+    LEAVE(qsort_r);
+    sum = mix(sum, (uint64_t)(numbers[0] * 100 + numbers[1] * 10 + numbers[2]));
     sum = mix(sum, check(words, n));
     LEAVE(outer);
     return sum;
@@ -153,6 +167,6 @@ static uint64_t round_of_calls(void)
 
 int main(int argc, char **argv)
 {
-    struct tally *const tallies[] = {&tally_inner, &tally_outer, NULL};
+    struct tally *const tallies[] = {&tally_inner, &tally_outer, &tally_qsort_r, NULL};
     return hostile(argc, argv, round_of_calls, tallies);
 }
