@@ -12,6 +12,7 @@ mod latency;
 mod malloc;
 mod mysql;
 mod mysql8;
+mod nested;
 mod output;
 mod symbols;
 mod trace;

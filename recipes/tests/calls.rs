@@ -126,6 +126,10 @@ fn members_are_the_programs_own() {
             assert!(e.is_deferred() && !e.needs_return(), "{text}");
             let e = e.bind(&mock::World::new()).expect_err("no such variable");
             assert!(e.message.contains("unknown name"), "{text}: {e}");
+            assert!(
+                !e.help.unwrap_or_default().contains("did you mean"),
+                "{text}"
+            );
         }
     }
     assert!(read("self->argc + self").needs_return());

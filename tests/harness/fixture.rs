@@ -21,6 +21,8 @@ pub enum Fixture {
     EndbrFull,
     /// The same function beginning with `push`.
     EndbrNone,
+    /// Functions that call each other, and know which call made which.
+    Nested,
     /// Ends while watched.
     ExitsEarly,
     /// MySQL 8's `dispatch_command`, as a program named `mysqld`.
@@ -52,6 +54,7 @@ impl Fixture {
             Self::CallsStatic => ("calls.c", "calls-static", &["-static"]),
             Self::EndbrFull => ("endbr.c", "endbr-full", &["-fcf-protection=full"]),
             Self::EndbrNone => ("endbr.c", "endbr-none", &["-fcf-protection=none"]),
+            Self::Nested => ("nested.c", "nested", &[]),
             Self::ExitsEarly => ("exits_early.c", "exits-early", &[]),
             Self::Mysql8 => ("mysql8.cc", "mysqld", &[]),
             Self::Mysql8Inlined => ("mysql8.cc", "mysqld", &["-DPACKETS_ALONE"]),

@@ -235,6 +235,8 @@ impl Checker<'_> {
         let known = words
             .chain(captures.clone())
             .chain(variables.iter().map(String::as_str));
+        // A word that a call has for itself may be asked of the program.
+        let known = known.filter(|k| *k != name);
         let mut help = match suggest::nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval, latency, depth, self and parent"
