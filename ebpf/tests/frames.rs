@@ -362,8 +362,36 @@ fn a_full_table_of_what_runs_drops_the_call_that_says_it() {
     }
 }
 
+#[test]
+fn what_runs_may_be_said_by_calls_whose_return_address_is_replaced() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let running = call(vec![], Action::Running { value: arg(0) });
+        let inner = in_and_out(FrameName::Running);
+        let mut engine = load_all(vec![running, inner], &options);
+        attach_to(&mut engine, 0, at!(uprof_frames_calls), &[]);
+        let rets = [at!(uprof_frames_grow_ret)];
+        attach_to(&mut engine, 1, at!(uprof_frames_grow), &rets);
+        for _ in 0..10 {
+            // SAFETY: the callees do nothing but call it again, and `uprof_frames_go`.
+            unsafe { uprof_frames_calls(1, again) };
+        }
+        engine.detach();
+        let c = engine.counters(0);
+        let account = (c.hits, c.aggregated, c.unpaired);
+        assert_eq!(account, (20, 20, 0), "{way}: {c:?}");
+        let c = engine.counters(1);
+        let account = (c.hits, c.emitted, c.unpaired);
+        assert_eq!(account, (10, 10, 0), "{way}: {c:?}");
+    }
+}
+
 extern "C" fn again(_: u64) {
-    extern "C" fn nothing(_: u64) {}
-    // SAFETY: the callee does nothing.
+    extern "C" fn nothing(_: u64) {
+        let mut g = [0, 0, 0];
+        // SAFETY: nothing is moved.
+        unsafe { uprof_frames_go(g.as_mut_ptr(), std::ptr::null_mut()) };
+    }
+    // SAFETY: the callee is as above.
     unsafe { uprof_frames_calls(2, nothing) };
 }

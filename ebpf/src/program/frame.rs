@@ -139,10 +139,8 @@ impl Program<'_> {
         if let Some(value) = runs {
             self.set_running(frame, value, full);
         }
+        // The key stays where it is, and with it what was taken before.
         self.emit.give(size);
-        if runs.is_some() {
-            self.emit.give(8);
-        }
         Ok(())
     }
 

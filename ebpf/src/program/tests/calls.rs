@@ -392,6 +392,36 @@ fn what_runs_is_said_by_a_call_and_taken_back_at_its_end() {
 }
 
 #[test]
+fn a_session_says_what_runs_too() {
+    let mut s = spec(
+        call(vec![]),
+        Action::Running {
+            value: Expr::Arg(0),
+        },
+    );
+    let ProbeKind::Call { filter, .. } = &mut s.kind else {
+        panic!()
+    };
+    *filter = Some(Expr::binary(BinOp::Eq, Expr::Latency, Expr::Const(33)));
+    let mut b = Bench::new(s, true);
+    let running = |b: &Bench| b.machine.kernel(|k| k.running.entries.len());
+    for latency in [33, 34] {
+        b.machine.kernel(|k| k.is_return = false);
+        b.part(Part::Session, regs(&[0xc0]));
+        assert_eq!((running(&b), b.open()), (1, 1));
+        b.machine.kernel(|k| {
+            k.is_return = true;
+            k.now += latency;
+        });
+        let mut popped = regs(&[]);
+        popped[STACK_POINTER] += 8;
+        b.part(Part::Session, popped);
+        assert_eq!((running(&b), b.open()), (0, 0));
+    }
+    assert_eq!(b.counters(), [2, 0, 1, 1, 0]);
+}
+
+#[test]
 fn frames_are_named_by_what_runs() {
     let mut b = Bench::new(spec(exits(vec![], FrameName::Running), latency()), true);
     let run = |b: &Bench, what: Option<u64>| {
