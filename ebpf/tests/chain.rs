@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use common::*;
 use uprof_ebpf::{
-    Action, AttachExit, Capture, Engine, EngineOptions, Expr, Mechanism, ProbeKind, ProbeSpec,
-    Returns,
+    Action, AttachExit, Capture, Engine, EngineOptions, Expr, KeyPart, Mechanism, ProbeKind,
+    ProbeSpec, Returns,
 };
 
 /// One call, as the probes saw it, at its return.
@@ -355,4 +355,49 @@ global_asm!(
 unsafe extern "C" {
     safe fn uprof_chain_down(n: u64) -> u64;
     fn uprof_chain_down_ret();
+}
+
+#[test]
+fn large_probes_that_ask_for_their_place_pass_the_verifier() {
+    let _alone = alone();
+    let text = |limit| Capture::Str {
+        addr: Expr::Arg(0),
+        len: None,
+        limit,
+    };
+    let place = [Expr::Depth, Expr::Parent, Expr::SelfTime];
+    let key = vec![
+        KeyPart::Str {
+            addr: Expr::Retval,
+            len: None,
+            limit: 100,
+        },
+        KeyPart::Str {
+            addr: Expr::Retval,
+            len: Some(Expr::Depth),
+            limit: 100,
+        },
+        KeyPart::Int(Expr::Parent),
+    ];
+    for (_, options) in ways() {
+        for saved in [vec![text(65536)], (0..16).map(|_| text(1024)).collect()] {
+            let own = (0..saved.len()).map(|i| Capture::Saved(i as u16));
+            let captures = own.chain(place.clone().map(Capture::Int)).collect();
+            let mut spec = call(saved, Action::Event { captures });
+            spec.sites = 1000;
+            spec.filter = Some(load_i32(arg(0)));
+            spec.keep = Some(Expr::Depth);
+            let counts = ProbeSpec {
+                sites: 1000,
+                ..call(
+                    vec![text(64)],
+                    Action::Histogram {
+                        value: Expr::SelfTime,
+                        key: key.clone(),
+                    },
+                )
+            };
+            load_all(vec![spec, counts], &options);
+        }
+    }
 }

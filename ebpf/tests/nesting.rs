@@ -15,11 +15,19 @@ global_asm!(
     ".globl nesting_jumps; nesting_jumps: push rbp; pop rbp; test rdi, rdi; je 1f; dec rdi",
     "jmp nesting_jumps",
     "1: ret",
+    // leave(n) calls itself as deep() does, and then goes back to where it was called first
+    // without any return, as longjmp does.
+    ".globl nesting_leave, nesting_dive",
+    "nesting_leave: push rbx; mov rbx, rsp; call nesting_dive",
+    "2: mov rsp, rbx; pop rbx; ret",
+    "nesting_dive: push rbp; test rdi, rdi; je 2b; dec rdi; call nesting_dive; ud2",
 );
 
 unsafe extern "C" {
     safe fn nesting_deep(n: u64);
     safe fn nesting_jumps(n: u64);
+    safe fn nesting_leave(n: u64);
+    fn nesting_dive();
 }
 
 fn latency() -> Action {
@@ -106,5 +114,43 @@ fn filtered_calls_do_not_pend_in_a_session() {
         let seen = if way == "session" { 64 } else { 0 };
         assert_eq!((c.aggregated, c.nested), (seen, 100 - seen), "{way}");
         accounted(way, c);
+    }
+}
+
+#[test]
+fn returns_that_will_never_come_pend_on() {
+    let _alone = alone();
+    for (way, options) in ways() {
+        let specs = vec![call(vec![], latency()), call(vec![], latency())];
+        let mut engine = load_all(specs, &options);
+        let pid = Some(std::process::id());
+        let dive = site(nesting_dive as *const () as usize, 0);
+        let deep = site(nesting_deep as *const () as usize, 0);
+        engine.attach(0, &[dive], pid).unwrap();
+        engine.attach(1, &[deep], pid).unwrap();
+        // A thread of its own, since it stays as it is.
+        let left = |calls: u64| {
+            std::thread::scope(|s| {
+                s.spawn(|| {
+                    nesting_leave(calls - 1);
+                    (0..10).for_each(|_| nesting_deep(0));
+                });
+            });
+        };
+        let counted = |engine: &uprof_ebpf::Engine| {
+            let c = engine.counters(1);
+            (c.hits, c.aggregated, c.nested)
+        };
+        // The next call makes the kernel drop what has been left ...
+        left(63);
+        assert_eq!(counted(&engine), (10, 10, 0), "{way}");
+        // ... but not once the limit is reached: it does not come to look.
+        left(64);
+        assert_eq!(counted(&engine), (20, 10, 10), "{way}");
+        engine.detach();
+        let c = engine.counters(0);
+        assert_eq!((c.hits, c.aggregated, c.nested), (127, 0, 0), "{way}");
+        accounted(way, c);
+        accounted(way, engine.counters(1));
     }
 }

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use object::{Object, ObjectSection, ObjectSymbol};
 use uprof_ebpf::expr::Expr;
-use uprof_ebpf::{Action, Capture, EngineOptions, FrameName, Mechanism, dump_object};
+use uprof_ebpf::{Action, Capture, EngineOptions, FrameName, KeyPart, Mechanism, dump_object};
 
 #[test]
 fn the_object_has_a_section_per_program_and_relocations_for_maps() {
@@ -92,6 +92,21 @@ fn the_object_has_a_section_per_program_and_relocations_for_maps() {
             assert!(maps.iter().any(|m| m == map), "{map} in {maps:?}");
         }
     }
+    let depth = call(
+        vec![],
+        Action::Count {
+            key: vec![KeyPart::Int(Expr::Depth)],
+        },
+    );
+    dump_object(vec![depth], &EngineOptions::default(), &dir).unwrap();
+    let bytes = std::fs::read(&dir).unwrap();
+    std::fs::remove_file(&dir).unwrap();
+    let file = object::File::parse(&*bytes).unwrap();
+    let names: Vec<_> = file.symbols().filter_map(|s| s.name().ok()).collect();
+    assert!(
+        names.contains(&"tops") && names.contains(&"chain"),
+        "{names:?}"
+    );
     let nowhere = dump_object(specs, &EngineOptions::default(), "/nonexistent/x".as_ref());
     assert!(nowhere.unwrap_err().to_string().contains("/nonexistent/x"));
 }

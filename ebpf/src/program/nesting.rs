@@ -91,3 +91,75 @@ impl Program<'_> {
         self.emit.asm.call(helper::PROBE_READ_KERNEL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::vm::{Kernel, Machine};
+    use super::super::{FrameKind, Part, ScratchLayout, SiteSource, Target, compile};
+    use super::*;
+    use crate::layout::{RecordLayout, StateLayout};
+    use crate::spec::{Action, ProbeKind, ProbeSpec};
+
+    /// Runs an entry with that many returns pending (none: the thread has never met a probe);
+    /// its result, whether the call was counted as nested, and frames kept.
+    fn entry(part: Part, atomics: bool, ends: Returns, depth: Option<u32>) -> (u64, u64, usize) {
+        let spec = ProbeSpec {
+            name: "test".into(),
+            sites: 1,
+            kind: ProbeKind::Call {
+                saved: vec![],
+                filter: None,
+                returns: ends,
+                frame: Default::default(),
+            },
+            filter: None,
+            keep: None,
+            action: Action::Count { key: vec![] },
+        };
+        let specs = std::slice::from_ref(&spec);
+        let target = Target {
+            atomics,
+            pid_test: false,
+            chains: None,
+            pending: Some(Pending { utask: 8, depth: 4 }),
+            ring_bytes: 4096,
+            scratch: ScratchLayout { slots: 0, size: 0 },
+            state: StateLayout::new(specs, 1, true).unwrap(),
+        };
+        let mut kernel = Kernel::default();
+        kernel.frames.value = FrameKind::Time.size(&RecordLayout::new(&spec)) as usize;
+        let mut machine = Machine::new(kernel, target.state.size, 0);
+        let task = machine.room(32);
+        let utask = depth.map_or(0, |_| task + 16);
+        let words = [0, utask, u64::from(depth.unwrap_or(0)) << 32, 0];
+        // SAFETY: room for four words was just taken.
+        unsafe { (task as *mut [u64; 4]).write(words) };
+        machine.kernel(|k| k.task = task);
+        let code = compile(0, &spec, part, SiteSource::Cookie, &target).unwrap();
+        let result = machine.run(&code, &[0; crate::arch::REGS_SIZE / 8]);
+        let state = &target.state;
+        let counters = (state.first_shard + state.blocks[0].offset) as usize / 8;
+        let nested = machine.state[counters + Counter::Nested as usize];
+        let frames = machine.kernel(|k| k.frames.entries.len());
+        (result, nested, frames)
+    }
+
+    #[test]
+    fn the_65th_return_is_not_waited_for() {
+        for atomics in [true, false] {
+            for (depth, nested) in [(0, false), (63, false), (64, true), (65, true)] {
+                let at_entry = entry(Part::Entry, atomics, Returns::Replaced, Some(depth));
+                assert_eq!(at_entry, (0, nested.into(), usize::from(!nested)));
+                let session = entry(Part::Session, atomics, Returns::Replaced, Some(depth));
+                assert_eq!(session, (nested.into(), nested.into(), 0));
+                let exits = entry(Part::Entry, atomics, Returns::Exits, Some(depth));
+                assert_eq!(exits, (0, 0, 1), "there is no limit to exits");
+            }
+        }
+        // (The kernel makes a load by way of a null pointer a zero; this machine cannot.)
+        assert_eq!(
+            entry(Part::Entry, false, Returns::Replaced, None),
+            (0, 0, 1)
+        );
+    }
+}

@@ -1,5 +1,5 @@
 //! Chains of open calls against what really happened, on random sequences of calls, returns, tail
-//! calls and long jumps in several threads; and the nesting limit.
+//! calls and long jumps in several threads.
 
 use super::super::vm::{Kernel, Machine};
 use super::super::*;
