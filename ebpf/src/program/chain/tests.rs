@@ -64,7 +64,6 @@ struct Frame {
     calls: Vec<Call>,
 }
 
-#[derive(Clone)]
 struct Call {
     function: usize,
     began: u64,
@@ -184,31 +183,21 @@ impl World {
         if how == Returns::Replaced {
             self.write(sp, TRAMPOLINE);
         }
-        // What this call is around: the last call of the last frame that has one; one that
-        // tail-called this one is not around it.
-        let frames = &self.threads[thread];
-        let (last, others) = frames.split_last().unwrap();
-        let around = others.iter().rev().find_map(|f| f.calls.first());
-        let _ = last;
-        let call = Call {
+        // What is around it: the calls of the nearest frame below that has any. (Those of its own
+        // frame tail-called it.)
+        let (own, below) = self.threads[thread].split_last_mut().unwrap();
+        let around = below.iter().rev().find_map(|f| f.calls.last());
+        own.calls.push(Call {
             function,
             began: self.now,
             in_callees: 0,
             depth: around.map_or(0, |c| c.depth + 1),
-            parent: 0,
+            parent: around.map_or(0, |c| {
+                let probe = FUNCTIONS[c.function].1[0] as u64;
+                1 + (probe << 32 | probe)
+            }),
             cookies,
-        };
-        // Its parent: the innermost call of that frame.
-        let around = others.iter().rev().find_map(|f| f.calls.last());
-        let parent = around.map_or(0, |c| {
-            let probe = FUNCTIONS[c.function].1[0] as u64;
-            1 + (probe << 32 | probe)
         });
-        self.threads[thread]
-            .last_mut()
-            .unwrap()
-            .calls
-            .push(Call { parent, ..call });
     }
 
     /// The last call of the last frame ends.
@@ -342,4 +331,152 @@ proptest! {
         }
         prop_assert_eq!(world.told(), world.expected);
     }
+}
+
+/// One probe with two sites whose calls end at their exits, in a name other than the stack's.
+struct Lanes {
+    machine: Machine,
+    code: [Code; 2],
+    layouts: Vec<RecordLayout>,
+}
+
+impl Lanes {
+    fn new(name: FrameName) -> Lanes {
+        let mut spec = probe(2);
+        spec.filter = None;
+        if let ProbeKind::Call { frame, .. } = &mut spec.kind {
+            *frame = name;
+        }
+        let specs = std::slice::from_ref(&spec);
+        let state = StateLayout::new(specs, 1, true).unwrap();
+        let mut kernel = Kernel::default();
+        kernel.frames.key = crate::layout::frame_key::size(name) as usize;
+        kernel.frames.value = FrameKind::Time.size(&RecordLayout::new(&spec)) as usize;
+        kernel.user = vec![(0, vec![0; STACK as usize])];
+        let machine = Machine::new(kernel, state.size, 0);
+        let target = Target {
+            atomics: true,
+            pid_test: false,
+            chains: Some(Chains {
+                trampoline: Some([0, 8, 16]),
+            }),
+            pending: None,
+            ring_bytes: 1 << 20,
+            scratch: ScratchLayout { slots: 0, size: 0 },
+            state,
+        };
+        let part = |part| compile(0, &spec, part, SiteSource::Cookie, &target).unwrap();
+        Lanes {
+            machine,
+            code: [part(Part::Entry), part(Part::Exit)],
+            layouts: vec![RecordLayout::new(&spec)],
+        }
+    }
+
+    fn write(&mut self, address: u64, word: u64) {
+        let at = address as usize;
+        self.machine
+            .kernel(|k| k.user[0].1[at..at + 8].copy_from_slice(&word.to_le_bytes()));
+    }
+
+    fn run(&mut self, end: usize, site: u32, sp: u64, owner: u64) {
+        let exit = AttachExit {
+            offset: 0,
+            condition: None,
+            jump: false,
+        };
+        // What every call has: a return address.
+        self.write(sp, 0x40_0000);
+        self.machine.kernel(|k| {
+            k.now += 1;
+            k.cookie = match end {
+                0 => site.into(),
+                _ => exit::cookie(site, &exit),
+            };
+        });
+        let mut regs = [0; REGS];
+        regs[crate::arch::SP as usize / 8] = sp;
+        regs[crate::arch::DWARF_REGS[16] as usize / 8] = 1000 + u64::from(site);
+        regs[crate::arch::GOROUTINE as usize / 8] = owner;
+        self.machine.run(&self.code[end].clone(), &regs);
+    }
+
+    /// Site, depth and parent, in the order of the ends.
+    fn told(&self) -> Vec<(u32, Option<u64>, Option<u64>)> {
+        self.machine.kernel(|k| {
+            let decode = |data: &Vec<u8>| {
+                let r = Record::decode(data, &self.layouts).unwrap();
+                (r.site, r.int(0), r.int(1))
+            };
+            k.records.iter().map(decode).collect()
+        })
+    }
+}
+
+#[test]
+fn goroutines_have_chains_of_their_own_that_move_with_their_stacks() {
+    let mut lanes = Lanes::new(FrameName::Goroutine);
+    let (one, two) = (0x100, 0x200);
+    lanes.write(one + 8, 0x1000);
+    lanes.write(two + 8, 0x1800);
+    lanes.run(0, 0, 0x1000 - 0x40, one);
+    // Another goroutine on the same thread, higher up, where a thread's chain would be cut.
+    lanes.run(0, 0, 0x1800 - 0x80, two);
+    lanes.run(0, 1, 0x1000 - 0x80, one);
+    // The first one's stack grows.
+    lanes.write(one + 8, 0x1400);
+    lanes.write(0x1400 - 0x40, 0x40_0000);
+    lanes.run(0, 2, 0x1400 - 0xc0, one);
+    lanes.run(1, 2, 0x1400 - 0xc0, one);
+    lanes.run(1, 1, 0x1400 - 0x80, one);
+    lanes.run(1, 0, 0x1800 - 0x80, two);
+    lanes.run(1, 0, 0x1400 - 0x40, one);
+    let within = |site, depth, parent| (site, Some(depth), Some(parent));
+    assert_eq!(
+        lanes.told(),
+        [
+            within(2, 2, 2),
+            within(1, 1, 1),
+            within(0, 0, 0),
+            within(0, 0, 0)
+        ]
+    );
+}
+
+#[test]
+fn what_runs_on_a_thread_has_a_chain_of_its_own() {
+    let mut lanes = Lanes::new(FrameName::Running);
+    let runs = |lanes: &mut Lanes, value: u64| {
+        let at = lanes.machine.room(8);
+        // SAFETY: room for a word was just taken.
+        unsafe { (at as *mut u64).write(value) };
+        lanes.machine.kernel(|k| {
+            let thread = k.pid_tgid.to_le_bytes().to_vec();
+            k.running.entries.insert(thread, at)
+        });
+    };
+    // Both on one stack.
+    runs(&mut lanes, 1);
+    lanes.run(0, 0, 0x1000, 0);
+    lanes.run(0, 1, 0xf00, 0);
+    runs(&mut lanes, 2);
+    lanes.run(0, 2, 0x1000, 0);
+    runs(&mut lanes, 1);
+    lanes.run(1, 1, 0xf00, 0);
+    runs(&mut lanes, 2);
+    lanes.run(0, 1, 0xe00, 0);
+    lanes.run(1, 1, 0xe00, 0);
+    lanes.run(1, 2, 0x1000, 0);
+    runs(&mut lanes, 1);
+    lanes.run(1, 0, 0x1000, 0);
+    let within = |site, depth, parent| (site, Some(depth), Some(parent));
+    assert_eq!(
+        lanes.told(),
+        [
+            within(1, 1, 1),
+            within(1, 1, 3),
+            within(2, 0, 0),
+            within(0, 0, 0)
+        ]
+    );
 }
