@@ -253,7 +253,8 @@ impl Program<'_> {
     }
 
     /// Inserts what `frame` lets R3 point to. What is there already was abandoned: it is
-    /// overwritten. (Asking first whether something is there would cost each call a lookup.)
+    /// overwritten. (Asking first whether something is there would cost each call a lookup, some
+    /// 25 ns of 1,150.)
     fn insert_frame(
         &mut self,
         frame: impl Fn(&mut crate::expr::compile::Emitter<'_>),
