@@ -112,7 +112,9 @@ impl Survey {
     pub fn of_file(image: &Image, path: &Path) -> Result<Self> {
         let own = object(image.path(), path)?;
         let library = own.library;
-        let objects = vec![(own, path.to_owned())];
+        // $ORIGIN is where links lead to.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let objects = vec![(own, real)];
         let survey = match library {
             true => Self {
                 objects: objects.into_iter().map(|(object, _)| object).collect(),

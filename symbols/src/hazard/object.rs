@@ -202,11 +202,12 @@ fn role(name: &str, interpreter: bool) -> Role {
 }
 
 /// The class by which an unwinder knows its own exceptions is a number in the code that throws them (Itanium C++ ABI,
-/// Exception Handling 2.2.1: vendor and language, four bytes each): of GCC, clang and Rust.
+/// Exception Handling 2.2.1: vendor and language, four bytes each): of GCC, clang and Rust (which takes the bytes the other
+/// way round).
 const CLASSES: [(&[u8; 8], &str); 3] = [
     (b"\0++CCUNG", "GCC's C++ runtime in it"),
     (b"\0++CGNLC", "clang's C++ runtime in it"),
-    (b"TSUR\0ZOM", "Rust panics that unwind"),
+    (b"MOZ\0RUST", "Rust panics that unwind"),
 ];
 
 fn marked(image: &Image) -> Option<String> {

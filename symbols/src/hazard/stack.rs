@@ -196,10 +196,11 @@ fn confirm(image: &Image, frames: Option<&Lookup>, address: u64) -> Result<Optio
     let rest = code.get(before..).unwrap_or_default();
     let wrong = match start.known {
         true => {
-            let from = instruction.op_register(source(&instruction));
-            // All of the function, where it is all known.
-            follow_rest(&mut origins, rest, address);
-            origins.is_always_own(from)
+            // In loops, the stack pointer may be restored further up than it is saved.
+            follow(&mut origins, &start, &code, u64::MAX);
+            origins = origins.again(&start);
+            follow(&mut origins, &start, &code, address);
+            origins.is_own(&instruction)
         }
         false => !leads_on(rest, address),
     };
@@ -235,15 +236,6 @@ fn follow(origins: &mut Origins, start: &Start, code: &[u8], address: u64) -> Op
         ended = leaves || (ended && padding);
     }
     None
-}
-
-fn follow_rest(origins: &mut Origins, code: &[u8], address: u64) {
-    let decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
-    // The load itself is no news.
-    for instruction in decoder.into_iter().skip(1) {
-        origins.arrive(&instruction);
-        origins.pass(&instruction);
-    }
 }
 
 /// Whether what follows is code: tables that stand between functions soon show something that no program does.

@@ -7,6 +7,7 @@ mod exits;
 mod fixtures;
 mod go;
 mod go_layouts;
+mod hazard;
 mod ifunc;
 mod image;
 mod kernel;

@@ -17,8 +17,7 @@ const KEPT: [Register; 6] = [
     Register::R15,
 ];
 
-/// Follows code in the order of its addresses. Jumps forward take what they know along; loops are not gone round:
-/// compilers save the stack pointer further up than they restore it.
+/// Follows code in the order of its addresses. Jumps take what they know along; those back need a second time.
 pub(super) struct Origins {
     /// Bit N: general register N holds an address in the own stack.
     own: u16,
@@ -26,13 +25,9 @@ pub(super) struct Origins {
     ever: u16,
     /// Bit N: register N was pushed while it held one.
     pushed: u16,
-    /// Registers that got something else, other than what was saved in the frame.
-    lost: u16,
-    /// Registers that got an address in the own stack.
-    got: u16,
     /// Words of the frame, by base register and displacement: whether the own stack pointer was put there.
     slots: HashMap<(Register, u64), bool>,
-    /// What jumps to an address further down bring along.
+    /// What jumps to an address bring along.
     jumps: HashMap<u64, u16>,
     /// The last instruction does not lead to the next one.
     ended: bool,
@@ -51,8 +46,6 @@ impl Origins {
             own: bit(Register::RSP) | own,
             ever: own,
             pushed: 0,
-            lost: 0,
-            got: 0,
             slots: HashMap::new(),
             jumps: HashMap::new(),
             ended: false,
@@ -66,24 +59,23 @@ impl Origins {
 
     fn set(&mut self, register: Register, own: bool) {
         match own {
-            true => {
-                self.own |= bit(register);
-                self.got |= bit(register);
-            }
-            false => {
-                self.own &= !bit(register);
-                self.lost |= bit(register);
-            }
+            true => self.own |= bit(register),
+            false => self.own &= !bit(register),
         }
     }
 
-    /// Whether a register never gets anything but addresses in the own stack, in all the code that was passed: in
-    /// loops, the stack pointer may be restored further up than it is saved.
-    pub(super) fn is_always_own(&self, register: Register) -> bool {
-        self.got & !self.lost & bit(register) != 0
+    /// From the start once more, with what jumps back have brought there.
+    pub(super) fn again(self, start: &Start) -> Self {
+        Self {
+            ever: self.ever,
+            pushed: self.pushed,
+            slots: self.slots,
+            jumps: self.jumps,
+            ..Self::new(start)
+        }
     }
 
-    /// Whether all that was passed is behind: no jump leads further down.
+    /// Whether no jump leads to an address or further down.
     pub(super) fn is_over(&self, address: u64) -> bool {
         !self.jumps.keys().any(|target| *target >= address)
     }
@@ -114,7 +106,7 @@ impl Origins {
 
     /// Comes to an instruction: what do jumps bring here?
     pub(super) fn arrive(&mut self, instruction: &Instruction) {
-        let brought = self.jumps.remove(&instruction.ip());
+        let brought = self.jumps.get(&instruction.ip()).copied();
         self.own = match (self.ended, brought) {
             (true, Some(brought)) => brought,
             // A table of jumps leads here, or a jump from below.
@@ -144,14 +136,7 @@ impl Origins {
         match instruction.mnemonic() {
             Mnemonic::Mov | Mnemonic::Lea if into_register => {
                 let own = self.value(instruction, 1);
-                let lost = self.lost;
                 self.set(to, own || to == Register::RSP);
-                if instruction.mnemonic() == Mnemonic::Mov
-                    && instruction.op1_kind() == OpKind::Memory
-                    && self.holds(instruction.memory_base())
-                {
-                    self.lost = lost;
-                }
             }
             Mnemonic::Mov if instruction.op0_kind() == OpKind::Memory => {
                 let slot = slot(instruction);
@@ -194,7 +179,6 @@ impl Origins {
             }
         }
         self.own &= !written;
-        self.lost |= written;
     }
 }
 
