@@ -16,5 +16,6 @@ mod process;
 mod refusals;
 mod resolve;
 mod sites;
+mod steps;
 mod types;
 mod usdt;
