@@ -16,5 +16,6 @@ mod nested;
 mod output;
 mod symbols;
 mod trace;
+mod truth;
 mod types;
 mod variants;

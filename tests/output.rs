@@ -30,6 +30,9 @@ const PROBE: &[&str] = &[
     "filtered",
     "dropped",
     "unpaired",
+    "unfinished",
+    "abandoned",
+    "nested",
 ];
 
 /// A summary has exactly these keys in this order, but for what a recipe or this run adds after them.
@@ -116,10 +119,24 @@ fn histograms_and_counts() {
     assert_eq!(summary.get("histograms").items().len(), 2);
     for histogram in summary.get("histograms").items() {
         let keys = [
-            "name", "key", "unit", "count", "min", "max", "mean", "p50", "p90", "p99", "p999",
+            "name",
+            "key",
+            "unit",
+            "count",
+            "min",
+            "max",
+            "mean",
+            "p50",
+            "p90",
+            "p99",
+            "p999",
+            "probe_cost_ns",
+            "net",
             "buckets",
         ];
         assert_eq!(histogram.keys(), keys);
+        let net = ["mean", "min", "p50", "p90", "p99", "p999", "max"];
+        assert_eq!(histogram.get("net").keys(), net);
         assert_eq!(histogram.get("key").keys(), ["odd"]);
         for bucket in histogram.get("buckets").items() {
             assert_eq!(bucket.keys(), ["low", "high", "count"]);

@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use uprof_ebpf::Engine;
+use uprof_ebpf::{Engine, Returns};
 use uprof_recipes::{self as recipes, Recipe};
 use uprof_symbols::process::{self, Process};
 
@@ -35,6 +35,8 @@ use setup::{explain_load, for_want_of_privileges, limits, options, select};
 
 /// How often the ring buffer is looked at, unless it fills up sooner.
 const DRAIN: Duration = Duration::from_millis(20);
+/// How often it is looked at whether calls are nested deeper than the kernel follows.
+const DEPTH: Duration = Duration::from_millis(50);
 /// How long a process that has just started may take until its libraries are in place.
 const SETTLE: Duration = Duration::from_secs(5);
 
@@ -141,6 +143,8 @@ struct Run {
     late: usize,
     /// Looks for inlined copies of what is probed, beside the run.
     inlined: Option<JoinHandle<Vec<String>>>,
+    /// By variant: calls that were open when it went over to exits.
+    switched: Vec<u64>,
     /// Measures what the probes cost, beside the run.
     costs: Option<JoinHandle<Vec<Option<u64>>>>,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -197,6 +201,7 @@ impl Run {
             late: 0,
             inlined: None,
             costs: None,
+            switched: Vec::new(),
             changes,
             tell,
         };
@@ -366,6 +371,8 @@ impl Run {
             .duration
             .map(|d| tokio::time::Instant::now() + d);
         let mut tick = tokio::time::interval(DRAIN);
+        let mut depth = tokio::time::interval(DEPTH);
+        let replaces = (self.plan.variants.iter()).any(|v| v.pairing.returns == Returns::Replaced);
         let ring = self.engine.ring_fd().map(owned).transpose()?;
         if ring.is_some() {
             read_promptly();
@@ -403,6 +410,10 @@ impl Run {
                     c.drain(&mut self.engine, &self.plan, output)
                 }
                 _ = tick.tick(), if ring.is_some() => c.drain(&mut self.engine, &self.plan, output),
+                _ = depth.tick(), if replaces => {
+                    self.follow_deeper();
+                    Ok(())
+                }
                 _ = live.tick(), if shows => {
                     let so_far = c.summary(
                         &self.plan, &self.engine, armed_at.elapsed(), &self.plan.notes, &Known::default(),
@@ -418,6 +429,7 @@ impl Run {
         self.engine.detach();
         let known = Known {
             unfinished: open.unfinished(&self.engine, &self.plan),
+            switched: std::mem::take(&mut self.switched),
             costs: self
                 .costs
                 .take()
@@ -462,6 +474,35 @@ impl Run {
             _ => {}
         }
         Ok(ExitCode::from(status.unwrap_or(0) as u8))
+    }
+
+    /// Where the kernel lost returns, since too many calls were open on a thread: from here on by probes on exits.
+    fn follow_deeper(&mut self) {
+        self.switched.resize(self.plan.variants.len(), 0);
+        for index in 0..self.plan.variants.len() {
+            let variant = &mut self.plan.variants[index];
+            if variant.pairing.returns != Returns::Replaced
+                || self.engine.counters(index).nested == 0
+            {
+                continue;
+            }
+            let name = self.plan.recipe.probes[variant.probe].name.clone();
+            let note = match self.engine.use_exits(index) {
+                Ok(true) => {
+                    variant.pairing.returns = Returns::Exits;
+                    let now = self.engine.counters(index);
+                    self.switched[index] = now.unpaired.saturating_sub(now.nested);
+                    format!(
+                        "{name}: more calls were open on a thread than the 64 that the kernel follows; from here on \
+                         returns are seen by probes on the exits"
+                    )
+                }
+                Ok(false) => continue,
+                Err(e) => format!("{name}: probes on the exits: {e}"),
+            };
+            eprintln!("uprof: {note}");
+            self.plan.note(note);
+        }
     }
 
     fn live_interval(&self) -> Option<Duration> {

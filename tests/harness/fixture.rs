@@ -29,6 +29,12 @@ pub enum Fixture {
     Mysql8,
     /// The same where `net_write_packet` was inlined.
     Mysql8Inlined,
+    /// Measures its calls by its own clock.
+    Clocked,
+    /// The same with coroutines.
+    ClockedCoroutines,
+    /// The same in Go.
+    ClockedGo,
     /// A Rust program.
     RustCalls,
     /// A 32-bit program.
@@ -58,6 +64,9 @@ impl Fixture {
             Self::ExitsEarly => ("exits_early.c", "exits-early", &[]),
             Self::Mysql8 => ("mysql8.cc", "mysqld", &[]),
             Self::Mysql8Inlined => ("mysql8.cc", "mysqld", &["-DPACKETS_ALONE"]),
+            Self::Clocked => ("clocked.c", "clocked", &[]),
+            Self::ClockedCoroutines => ("clocked.c", "clocked-coroutines", &["-DCOROUTINES=8"]),
+            Self::ClockedGo => ("clocked.go", "clocked-go", &[]),
             Self::RustCalls => ("rust_calls.rs", "rust-calls", &[]),
             Self::Elf32 => ("elf32.s", "elf32", &[]),
         }
@@ -104,6 +113,10 @@ impl Fixture {
                     .arg(to)
                     .arg(&object));
             }
+            Self::ClockedGo => run(Command::new(tool("go"))
+                .args(["build", "-o"])
+                .arg(to)
+                .arg(source)),
             Self::RustCalls => run(Command::new(tool("rustc"))
                 .args(["-O", "--crate-name", "rust_calls", "-o"])
                 .arg(to)

@@ -91,7 +91,18 @@ pub struct Histogram {
     pub p90: u64,
     pub p99: u64,
     pub p999: u64,
+    pub probe_cost_ns: Option<u64>,
+    pub net: Option<Net>,
     pub buckets: Vec<Bucket>,
+}
+
+/// Latencies less the probe's own cost.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Net {
+    pub p50: u64,
+    pub p90: u64,
+    pub p99: u64,
+    pub p999: u64,
 }
 
 /// One bucket: `low..=high`.

@@ -4,11 +4,14 @@
 //! where a program moves, reads or unwinds its stacks. Probes on the instructions by which the function is left change
 //! nothing there, at the price of a probe for each of them.
 
+use std::collections::HashMap;
+
 use uprof_ebpf::{AttachExit, FrameName, Returns};
 use uprof_recipes as recipes;
+use uprof_symbols::hazard::{Hazard, HazardKind, Survey};
 use uprof_symbols::image::Function;
 use uprof_symbols::site::{Exit, ExitKind};
-use uprof_symbols::{Image, go};
+use uprof_symbols::{FileId, Image, go};
 
 use super::{Plan, Variant};
 use crate::target::TargetFile;
@@ -33,19 +36,20 @@ pub struct Ending {
     pub pairing: Pairing,
     /// Where the function is left; empty where that is not needed, or not known.
     pub exits: Vec<Exit>,
-    /// Why not the kernel's own way.
-    pub why: Option<String>,
 }
 
 /// What is known of the processes; each is looked at once.
 #[derive(Default)]
 pub struct Safety {
+    surveys: HashMap<Whose, Result<Survey, String>>,
     /// By reason: functions, how many exits they have together.
     chosen: Vec<(String, Vec<String>, usize)>,
 }
 
-struct Hazard {
-    why: String,
+#[derive(PartialEq, Eq, Hash)]
+enum Whose {
+    Process(u32),
+    File(FileId),
 }
 
 impl std::fmt::Debug for Safety {
@@ -56,33 +60,26 @@ impl std::fmt::Debug for Safety {
 
 impl Safety {
     /// Why a return address of FUNCTION must not be replaced in one of the file's processes.
-    fn hazard(&mut self, file: &TargetFile, _: &Function, _: bool) -> Option<Hazard> {
-        let mut programs = vec![file.open_path.clone()];
-        let pids = file.pids.iter().flatten();
-        programs.extend(pids.map(|pid| std::path::PathBuf::from(format!("/proc/{pid}/exe"))));
-        programs.iter().find_map(|path| {
-            let image = Image::open(path).ok()?;
-            if image.is_go() {
-                return Some(Hazard {
-                    why: "it is a Go program, whose stacks move".into(),
-                });
+    fn hazard(&mut self, file: &TargetFile, function: &Function, uncaught: bool) -> Option<Hazard> {
+        let processes: Vec<Whose> = match &file.pids {
+            Some(pids) => pids.iter().copied().map(Whose::Process).collect(),
+            None => vec![Whose::File(file.image.file_id())],
+        };
+        processes.into_iter().find_map(|whose| {
+            let survey = self.surveys.entry(whose).or_insert_with_key(|whose| {
+                match whose {
+                    Whose::Process(pid) => Survey::of_process(*pid),
+                    Whose::File(_) => Survey::of_file(&file.image, &file.open_path),
+                }
+                .map_err(|e| e.to_string())
+            });
+            match survey {
+                Ok(survey) => survey.hazard(&file.image, function, uncaught),
+                Err(e) => Some(Hazard {
+                    kind: HazardKind::UnknownProcess,
+                    why: format!("what runs there cannot be looked at ({e})"),
+                }),
             }
-            let uses =
-                |n: &&str| image.imports(n).unwrap_or(false) || image.defines(n).unwrap_or(false);
-            let names = [
-                "swapcontext",
-                "jump_fcontext",
-                "nty_coroutine_resume",
-                "co_switch",
-                "__cxa_throw",
-            ];
-            let name = names
-                .iter()
-                .filter(|_| !crate::target::is_library(&image))
-                .find(|n| uses(n))?;
-            Some(Hazard {
-                why: format!("it switches stacks or throws exceptions ({name})"),
-            })
         })
     }
 
@@ -135,7 +132,6 @@ impl Plan {
                     frame: self.frame_name(index, file, function, Returns::Replaced)?,
                 },
                 exits: exits.unwrap_or_default(),
-                why: None,
             });
         }
         let name = function.display_name();
@@ -159,7 +155,6 @@ impl Plan {
                 frame: self.frame_name(index, file, function, Returns::Exits)?,
             },
             exits,
-            why,
         })
     }
 
@@ -235,7 +230,11 @@ pub(super) fn explained(v: &Variant) -> String {
                 FrameName::Goroutine => "goroutine and depth of its stack",
                 FrameName::Running => "the stack pointer and what runs on the thread ([frame])",
             };
-            format!("probes on {exits} exits; calls are told apart by {named}")
+            let exits = match exits {
+                1 => "1 exit".to_owned(),
+                n => format!("{n} exits"),
+            };
+            format!("probes on {exits}; calls are told apart by {named}")
         }
     }
 }

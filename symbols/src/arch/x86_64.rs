@@ -63,6 +63,21 @@ impl Step {
                 && self.inner.op0_register() == Register::RSP
                 && self.inner.op1_kind() != OpKind::Register)
     }
+
+    /// The word of memory that it reads or writes, where that is named by the stack or frame pointer alone: the
+    /// register's DWARF number and the offset from it.
+    pub(crate) fn stack_word(&self) -> Option<(u16, i64)> {
+        let i = &self.inner;
+        let register = match i.memory_base() {
+            Register::RSP => 7,
+            Register::RBP => 6,
+            _ => return None,
+        };
+        let operand = (0..i.op_count()).any(|n| i.op_kind(n) == OpKind::Memory);
+        let word = operand && i.memory_size().size() == 8 && i.memory_index() == Register::None;
+        (word && i.code() != Code::Lea_r64_m)
+            .then(|| (register, i.memory_displacement64().cast_signed()))
+    }
 }
 
 /// Decodes code from its start. Stops at the end; an instruction cut off there is `Flow::Invalid`.

@@ -6,10 +6,12 @@
 //!
 //! - [`names`]: what the names tell that a file imports and defines;
 //! - [`stack`]: code that leaves one stack for another, also without names;
+//! - [`caller`]: functions that look at their return address;
 //! - [`libc`]: the functions of the C library during which nothing of the program runs;
 //! - [`needed`]: the libraries that a process will load;
 //! - [`shadow`]: shadow stacks.
 
+mod caller;
 mod libc;
 mod names;
 mod needed;
@@ -162,6 +164,10 @@ impl Survey {
             .or_else(|| self.of_go(within))
             .or_else(|| match within {
                 Within::Alone => None,
+                _ => self.of_signals(),
+            })
+            .or_else(|| match within {
+                Within::Alone => None,
                 Within::Cancelled => self.of_cancelling(),
                 Within::Streams if !self.hooks_streams() => self.of_cancelling(),
                 _ => self
@@ -255,6 +261,16 @@ impl Survey {
         Hazard::new(HazardKind::Exceptions, why)
     }
 
+    /// A handler may run on a stack above the one it interrupted; the kernel takes the calls below for ended then.
+    fn of_signals(&self) -> Option<Hazard> {
+        let object = self.objects.iter().find(|o| o.told.signal_stack)?;
+        let why = format!(
+            "{} runs signal handlers on a stack of their own (sigaltstack)",
+            object.name
+        );
+        Hazard::new(HazardKind::StackSwitch, why)
+    }
+
     fn hooks_streams(&self) -> bool {
         !self.has_program || self.objects.iter().any(|object| object.told.hooks_streams)
     }
@@ -314,6 +330,12 @@ fn of_function(own: &Object, image: &Image, function: &Function) -> Option<Hazar
     }
     if let Some(name) = any(names::reads_return_address) {
         let why = format!("{name} looks at its return address");
+        return Hazard::new(HazardKind::ReadsReturnAddress, why);
+    }
+    if let Some(frames) = own.frames()
+        && caller::is_looked_at(frames, image, function)
+    {
+        let why = format!("{} looks at its return address", function.display_name());
         return Hazard::new(HazardKind::ReadsReturnAddress, why);
     }
     let walker = own.told.walker?;

@@ -106,6 +106,8 @@ pub(super) struct Told {
     pub(super) crossed: Option<String>,
     /// It cancels threads, or ends them from within.
     pub(super) cancels: bool,
+    /// It gives signal handlers a stack of their own.
+    pub(super) signal_stack: bool,
     /// It makes streams, or formats, that call its own functions.
     pub(super) hooks_streams: bool,
     /// It is there to give memory: `malloc` and the C++ operators.
@@ -148,6 +150,7 @@ impl Told {
             "fopencookie" | "register_printf_function" | "register_printf_specifier" => {
                 self.hooks_streams |= !defined;
             }
+            "sigaltstack" => self.signal_stack |= !defined,
             "malloc" => self.allocates[0] |= defined,
             "_Znwm" => self.allocates[1] |= defined,
             "runtime.text" | "runtime.morestack" | "_cgo_init" | "crosscall2" => self.go |= defined,

@@ -1,5 +1,6 @@
 //! The crate against real files and programs: what Debian ships, and fixtures compiled on the spot.
 
+mod callers;
 mod debug_files;
 mod dwarf;
 mod eh_frame;

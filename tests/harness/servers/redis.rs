@@ -1,6 +1,6 @@
 //! Redis.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
@@ -89,5 +89,17 @@ impl RedisClient {
         let mut line = String::new();
         self.reader.read_line(&mut line).expect("read from redis");
         line.trim_end().to_owned()
+    }
+
+    /// Sends one command whose answer is a text of several lines, and returns it.
+    pub fn ask_text(&mut self, command: &str) -> String {
+        let length = self.ask(command);
+        let length: usize = length
+            .strip_prefix('$')
+            .and_then(|n| n.parse().ok())
+            .unwrap_or_else(|| panic!("{command} was answered with {length}"));
+        let mut text = vec![0; length + 2];
+        self.reader.read_exact(&mut text).expect("read from redis");
+        String::from_utf8(text).expect("redis answers in UTF-8")
     }
 }
