@@ -78,6 +78,23 @@ impl Step {
         (word && i.code() != Code::Lea_r64_m)
             .then(|| (register, i.memory_displacement64().cast_signed()))
     }
+
+    /// Saves a register in the frame or restores it from there, or does nothing.
+    pub(crate) fn keeps_registers(&self) -> bool {
+        let moves = matches!(
+            self.inner.mnemonic(),
+            Mnemonic::Mov
+                | Mnemonic::Movsx
+                | Mnemonic::Movsxd
+                | Mnemonic::Movzx
+                | Mnemonic::Movss
+                | Mnemonic::Movsd
+                | Mnemonic::Movups
+        );
+        let in_frame = self.inner.memory_base() == Register::RSP
+            && self.inner.memory_index() == Register::None;
+        self.inner.mnemonic() == Mnemonic::Nop || (moves && in_frame)
+    }
 }
 
 /// Decodes code from its start. Stops at the end; an instruction cut off there is `Flow::Invalid`.

@@ -129,19 +129,21 @@ impl Body {
 /// How many instructions a way back to the function's start may take: registers saved, a call, registers restored.
 const DETOUR_INSTRUCTIONS: usize = 64;
 
-/// Whether the code at TARGET, within FUNCTION, does nothing but go back to the function's start, some calls on the
-/// way: what a branch to it leaves behind is begun anew. Go's functions do so when their stack has to grow. Gives the
-/// address of the jump back.
+/// Whether the code at TARGET, within FUNCTION, does nothing but go back to the function's start, a call on the way
+/// and the registers as before: what a branch to it leaves behind is begun anew. Go's functions do so when their stack
+/// has to grow. A function that changes its arguments and starts again calls itself. Gives the address of the jump back.
 fn leads_back(function: &Function, code: &[u8], target: u64) -> Option<u64> {
     let at = usize::try_from(target.checked_sub(function.address)?).ok()?;
     let rest = code.get(at..)?;
+    let mut called = false;
     for step in Instructions::new(rest, target).take(DETOUR_INSTRUCTIONS) {
         match step.flow {
-            Flow::Next | Flow::Call => {}
+            Flow::Next if step.keeps_registers() => {}
+            Flow::Call if !called => called = true,
             Flow::Jump {
                 target: back,
                 conditional: false,
-            } if back == function.address => return Some(target + step.at as u64),
+            } if called && back == function.address => return Some(target + step.at as u64),
             _ => return None,
         }
     }

@@ -262,6 +262,10 @@ fn a_branch_that_only_leads_back_to_the_start_is_passed() {
     pushes[6..10].copy_from_slice(&[0x55, 0x0f, 0x1f, 0x00]);
     let expected = (6, Cost::Emulated);
     assert_eq!(placed(&pushes, Purpose::EntryReturn, ALL, NEW), expected);
+    // one that changes an argument (sub rdi, 1; nop) is a call of itself: the place is before the branch
+    let mut calls_itself = pushes.clone();
+    calls_itself[15..20].copy_from_slice(&[0x48, 0x83, 0xef, 0x01, 0x90]);
+    assert_eq!(placed(&calls_itself, Purpose::Entry, ALL, NEW).0, 4);
     // a way that ends otherwise is another way through the function: the branch itself is the best place
     let last = grows.len() - 1;
     grows[last] = 0xee;
