@@ -233,11 +233,11 @@ impl Measured {
             return;
         };
         let told = self.stderr.lines().map(str::to_lowercase).any(|line| {
-            line.contains("exits") && reasons.iter().any(|reason| line.contains(reason))
+            line.contains("exit") && reasons.iter().any(|reason| line.contains(reason))
         });
         assert!(
             told,
-            "{}: a line with `exits` and one of {reasons:?} was expected:\n{}",
+            "{}: a line with `exit` and one of {reasons:?} was expected:\n{}",
             self.program.name, self.stderr
         );
     }
