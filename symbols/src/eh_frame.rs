@@ -278,7 +278,8 @@ impl Lookup {
     /// Start and end of the piece of code that an address lies in.
     pub(crate) fn around(&self, address: u64) -> Option<(u64, u64)> {
         self.with(address, |fde| {
-            Some((fde.initial_address(), fde.initial_address() + fde.len()))
+            let end = fde.initial_address().saturating_add(fde.len());
+            Some((fde.initial_address(), end))
         })
     }
 

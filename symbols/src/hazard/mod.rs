@@ -221,6 +221,10 @@ impl Survey {
                 return hazard(object, why);
             }
         }
+        let crossed = own.told.cleans || program.is_some_and(|program| program.told.cleans);
+        if let Some(object) = self.cancels().filter(|_| crossed) {
+            return hazard(object, "it ends threads, and others clean up behind them");
+        }
         if program.is_none_or(|program| program.id() == own.id()) {
             return None;
         }
@@ -246,14 +250,11 @@ impl Survey {
         if let Some(hazard) = self.of_ignorance() {
             return Some(hazard);
         }
-        let others = || {
-            self.objects
-                .iter()
-                .filter(|object| object.role == Role::Other)
-        };
-        let cancels = others().find(|object| object.told.cancels)?;
-        let cleans =
-            others().find(|object| !object.is_allocator() && object.unwinding().is_some())?;
+        let cancels = self.cancels()?;
+        let cleans = self.objects.iter().find(|object| {
+            let unwinds = !object.is_allocator() && object.unwinding().is_some();
+            object.role == Role::Other && (unwinds || object.told.cleans)
+        })?;
         let why = format!(
             "{} ends threads from outside or within, and the clean-ups of {} would not all run",
             cancels.name, cleans.name
@@ -269,6 +270,13 @@ impl Survey {
             object.name
         );
         Hazard::new(HazardKind::StackSwitch, why)
+    }
+
+    /// Who ends threads from outside or within.
+    fn cancels(&self) -> Option<&Object> {
+        let mut all = self.objects.iter();
+        let found = all.find(|object| object.role == Role::Other && object.told.cancels);
+        found.map(|object| &**object)
     }
 
     fn hooks_streams(&self) -> bool {

@@ -108,12 +108,16 @@ pub(super) struct Told {
     pub(super) cancels: bool,
     /// It gives signal handlers a stack of their own.
     pub(super) signal_stack: bool,
+    /// C with clean-ups that a thread runs when it is ended (gcc -fexceptions).
+    pub(super) cleans: bool,
     /// It makes streams, or formats, that call its own functions.
     pub(super) hooks_streams: bool,
     /// It is there to give memory: `malloc` and the C++ operators.
     pub(super) allocates: [bool; 2],
     /// It is OpenSSL: it switches stacks, but only for those who ask for it.
     pub(super) openssl: bool,
+    /// A sanitizer's runtime, which stands before functions of the C library and passes their calls on.
+    pub(super) intercepts: bool,
     /// It has the Go runtime.
     pub(super) go: bool,
 }
@@ -151,6 +155,8 @@ impl Told {
                 self.hooks_streams |= !defined;
             }
             "sigaltstack" => self.signal_stack |= !defined,
+            "__gcc_personality_v0" => self.cleans |= !defined,
+            "__interceptor_malloc" => self.intercepts |= defined,
             "malloc" => self.allocates[0] |= defined,
             "_Znwm" => self.allocates[1] |= defined,
             "runtime.text" | "runtime.morestack" | "_cgo_init" | "crosscall2" => self.go |= defined,

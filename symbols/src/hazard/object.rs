@@ -118,7 +118,8 @@ impl Object {
 
     /// A name that tells that it leaves stacks.
     pub(super) fn switcher(&self) -> Option<&str> {
-        let asks = self.role == Role::Other && !(self.library && self.told.openssl);
+        let passes_on = self.library && (self.told.openssl || self.told.intercepts);
+        let asks = self.role == Role::Other && !passes_on;
         self.told.switcher.as_deref().filter(|_| asks)
     }
 

@@ -35,8 +35,6 @@ const FAR: u64 = 1 << 20;
 pub(super) struct Switch {
     /// Virtual address of the instruction.
     pub(super) address: u64,
-    /// Virtual address of the start of its function, as far as that is known.
-    pub(super) function: u64,
     /// The instruction, in words.
     pub(super) text: String,
 }
@@ -81,7 +79,7 @@ pub(super) fn candidates(image: &Image) -> Result<Vec<u64>> {
             let len = usize::try_from(size - at).map_or(PIECE, |left| left.min(PIECE));
             let read = read(image, &mut bytes[..len], offset.saturating_add(at))?;
             scan(&bytes[..read], |within| {
-                found.push(address + at + within as u64)
+                found.push(address.saturating_add(at + within as u64))
             });
             if read < len || (size - at) as usize <= PIECE {
                 break;
@@ -182,6 +180,10 @@ fn confirm(image: &Image, frames: Option<&Lookup>, address: u64) -> Result<Optio
         return Ok(None);
     };
     let before = (address - start.address) as usize;
+    let rest = code.get(before..).unwrap_or_default();
+    if !start.known && !leads_on(rest, address) {
+        return Ok(None);
+    }
     let mut origins = Origins::new(&start);
     let Some(instruction) = follow(&mut origins, &start, &code, address) else {
         return Ok(None);
@@ -193,20 +195,17 @@ fn confirm(image: &Image, frames: Option<&Lookup>, address: u64) -> Result<Optio
     {
         return Ok(None);
     }
-    let rest = code.get(before..).unwrap_or_default();
-    let wrong = match start.known {
-        true => {
-            // In loops, the stack pointer may be restored further up than it is saved.
-            follow(&mut origins, &start, &code, u64::MAX);
-            origins = origins.again(&start);
-            follow(&mut origins, &start, &code, address);
-            origins.is_own(&instruction)
+    if start.known {
+        // In loops, the stack pointer may be restored further up than it is saved.
+        follow(&mut origins, &start, &code, u64::MAX);
+        origins = origins.again(&start);
+        follow(&mut origins, &start, &code, address);
+        if origins.is_own(&instruction) {
+            return Ok(None);
         }
-        false => !leads_on(rest, address),
-    };
-    Ok((!wrong).then(|| Switch {
+    }
+    Ok(Some(Switch {
         address,
-        function: start.address,
         text: crate::arch::text(rest, address),
     }))
 }

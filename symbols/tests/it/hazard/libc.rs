@@ -88,6 +88,23 @@ fn cancelled_threads_of_cpp() {
     );
     assert_eq!(of_libc(&cancels, "malloc"), None);
     assert_eq!(of_libc(&throws, "read"), None);
+    // C cleans up by calls that the C library knows of (which survive, as was seen), unless it is told otherwise.
+    let source = "#include <pthread.h>\n#include <stdio.h>\n\
+        void clean(void *p) { puts(p); }\n__attribute__((noinline)) int work(int n) { \
+        pthread_cleanup_push(clean, \"clean\"); if (n) pthread_exit(0); pthread_cleanup_pop(1); return n; }\n\
+        int main(int n, char **v) { (void)v; return work(n - 1); }\n";
+    let plain = workshop.gcc("plain", "cleans.c", source, &["-O1"]);
+    assert_eq!(of_libc(&plain, "read"), None);
+    assert_eq!(of_program(&plain, "work", false), None);
+    let unwound = workshop.gcc("unwound", "cleans.c", source, &["-O1", "-fexceptions"]);
+    assert_eq!(
+        kind(of_libc(&unwound, "read")),
+        Some(HazardKind::Exceptions)
+    );
+    assert_eq!(
+        kind(of_program(&unwound, "work", false)),
+        Some(HazardKind::Exceptions)
+    );
 }
 
 #[test]
