@@ -164,16 +164,17 @@ impl Survey {
             .or_else(|| self.of_go(within))
             .or_else(|| match within {
                 Within::Alone => None,
-                _ => self.of_signals(),
-            })
-            .or_else(|| match within {
-                Within::Alone => None,
                 Within::Cancelled => self.of_cancelling(),
                 Within::Streams if !self.hooks_streams() => self.of_cancelling(),
                 _ => self
                     .of_ignorance()
                     .or_else(|| self.of_exceptions(&own).filter(|_| !uncaught))
                     .or_else(|| self.of_switches()),
+            })
+            // Last, for others say more: Rust and many servers have such a stack for their faults alone.
+            .or_else(|| match within {
+                Within::Alone => None,
+                _ => self.of_signals(),
             })
     }
 

@@ -32,3 +32,8 @@ fn of_libc(program: &Path, function: &str) -> Option<Hazard> {
     assert_eq!(found.len(), 1, "{function}: {found:?}");
     survey.hazard(&libc, &found.remove(0), false)
 }
+
+/// What else there is than signal handlers on a stack of their own, which every Rust program has.
+fn besides_signals(hazard: Option<Hazard>) -> Option<Hazard> {
+    hazard.filter(|hazard| !hazard.why.contains("(sigaltstack)"))
+}

@@ -9,7 +9,7 @@ use uprof_symbols::image::Part;
 use uprof_symbols::{Function, Image};
 
 use super::switches::{UCONTEXT, of_any};
-use super::{kind, of_program};
+use super::{besides_signals, kind, of_program};
 use crate::fixtures::{Workshop, installed, run};
 
 #[test]
@@ -67,7 +67,7 @@ fn no_program_is_taken_for_a_switcher() {
                 continue;
             };
             looked += 1;
-            let hazard = survey.hazard(&image, &function, true);
+            let hazard = besides_signals(survey.hazard(&image, &function, true));
             let known = |why: &str| SWITCH.iter().any(|name| why.starts_with(name));
             if let Some(hazard) = hazard
                 && (hazard.why.contains("not found")
@@ -165,6 +165,9 @@ fn this_very_process() {
     // The tests' own panics unwind.
     let hazard = survey.hazard(&image, &function, false);
     assert_eq!(kind(hazard), Some(HazardKind::Exceptions));
-    assert_eq!(survey.hazard(&image, &function, true), None);
+    assert_eq!(
+        besides_signals(survey.hazard(&image, &function, true)),
+        None
+    );
     assert!(Survey::of_process(u32::MAX).is_err());
 }
