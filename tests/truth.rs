@@ -35,7 +35,7 @@ fn agrees(program: Fixture, function: &str, target: &[&str], way: Option<&str>) 
         let said = &done.stderr;
         match way {
             Some(way) => assert!(
-                said.contains("1 exit, since") && said.contains(way),
+                said.contains("exits (1), since") && said.contains(way),
                 "{said}"
             ),
             None => assert!(!said.contains("returns of"), "{said}"),

@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// How many bytes of code in PID's memory differ from what the mapped files hold. `None`: there is no code to
-/// compare: the process is gone, or about to become another program.
+/// How many bytes of code in PID's memory differ from what the mapped files hold. `None`: the process is gone.
 pub fn changed_bytes(pid: u32) -> Option<usize> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
     let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
@@ -36,7 +35,11 @@ pub fn changed_bytes(pid: u32) -> Option<usize> {
         changed += here.iter().zip(&there).filter(|(a, b)| a != b).count();
         compared += length;
     }
-    (compared > 0).then_some(changed)
+    assert!(
+        compared > 0 || !alive(pid),
+        "process {pid} maps no code: {maps}"
+    );
+    Some(changed)
 }
 
 /// Whether PID runs; a process that nobody has waited for yet does not.

@@ -106,7 +106,7 @@ fn one_run(program: &Program, expected: &str, row: &Mutex<Row>, attached: &Atomi
         row.memory.push(memory);
         drop(row);
         wait_for("the program's bytes to be as in its file", || {
-            (!alive(pid) || changed_bytes(pid) == Some(0)).then_some(())
+            (!alive(pid) || changed_bytes(pid).is_none_or(|n| n == 0)).then_some(())
         });
     }
     let status = wait_for("the program to end", || {

@@ -19,6 +19,8 @@ use crate::spec::{FrameName, ProbeKind};
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R9, R10};
 
+/// Bits of a session's cookie that tell the process.
+const COOKIE_PID_BITS: i32 = 16;
 const BPF_ANY: u64 = 0;
 const BPF_NOEXIST: u64 = 1;
 const EEXIST: i32 = 17;
@@ -108,13 +110,47 @@ impl Program<'_> {
         self.emit.asm.exit();
     }
 
+    /// The cookie: the time in its upper 48 bits (which lasts for 78 hours), the process in the lower 16. A process
+    /// that is forked within the call has the call and its cookie too, and returns from it: that is not our return.
     fn remember_in_cookie(&mut self) {
+        self.process_of_cookie();
         let asm = &mut self.emit.asm;
         asm.mov(R1, R6);
         asm.call_kfunc(Kfunc::SessionCookie);
         asm.mov(R8, R0);
         asm.call(helper::KTIME_GET_NS);
+        asm.alu_imm(Alu::Lsh, R0, COOKIE_PID_BITS);
+        asm.alu(Alu::Or, R0, R9);
         asm.store(Size::DW, R8, 0, R0);
+    }
+
+    /// R9 = what a cookie says of the process.
+    fn process_of_cookie(&mut self) {
+        let asm = &mut self.emit.asm;
+        asm.call(helper::GET_CURRENT_PID_TGID);
+        asm.alu_imm(Alu::Rsh, R0, 32);
+        asm.alu_imm(Alu::And, R0, (1 << COOKIE_PID_BITS) - 1);
+        asm.mov(R9, R0);
+    }
+
+    /// R1 = the time of the entry by the cookie, seen from `now`.
+    fn time_of_cookie(&mut self, now: i16, none: Label) {
+        self.process_of_cookie();
+        let asm = &mut self.emit.asm;
+        asm.mov(R1, R6);
+        asm.call_kfunc(Kfunc::SessionCookie);
+        asm.load(Size::DW, R1, R0, 0);
+        asm.mov(R2, R1);
+        asm.alu_imm(Alu::And, R2, (1 << COOKIE_PID_BITS) - 1);
+        asm.jump_if(Cmp::Ne, R2, R9, none);
+        asm.alu_imm(Alu::Rsh, R1, COOKIE_PID_BITS);
+        asm.load(Size::DW, R2, R10, now);
+        asm.mov(R3, R2);
+        asm.alu(Alu::Sub, R3, R1);
+        asm.alu_imm(Alu::Lsh, R3, COOKIE_PID_BITS);
+        asm.alu_imm(Alu::Rsh, R3, COOKIE_PID_BITS);
+        asm.mov(R1, R2);
+        asm.alu(Alu::Sub, R1, R3);
     }
 
     /// The frame is a few words, built on the stack.
@@ -347,10 +383,8 @@ impl Program<'_> {
 
     /// R1 = the time of the entry, R8 = the frame if there is one.
     fn entry_time(&mut self, none: Label) -> Result<(), Wrong> {
-        if !self.has_frames() {
-            self.emit.asm.mov(R1, R6);
-            self.emit.asm.call_kfunc(Kfunc::SessionCookie);
-            self.emit.asm.load(Size::DW, R1, R0, 0);
+        if let (false, Some(now)) = (self.has_frames(), self.now) {
+            self.time_of_cookie(now, none);
             return Ok(());
         }
         let popped = match self.part {

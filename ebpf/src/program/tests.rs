@@ -548,6 +548,28 @@ fn a_session_pairs_by_the_kernels_cookie() {
     assert_eq!(b.counters(), [2, 0, 1, 1, 0]);
 }
 
+/// A process that is forked within a call returns from it too, with the same cookie.
+#[test]
+fn a_forked_process_returns_from_no_call() {
+    let action = Action::Histogram {
+        value: Expr::Latency,
+        key: vec![],
+    };
+    let mut b = Bench::new(spec(call(vec![]), action), true);
+    b.part(Part::Session, regs(&[]));
+    let parent = b.machine.kernel(|k| {
+        k.now += 20;
+        k.is_return = true;
+        let forked = k.pid_tgid + (1 << 32);
+        std::mem::replace(&mut k.pid_tgid, forked)
+    });
+    b.part(Part::Session, regs(&[]));
+    assert_eq!(b.counters(), [1, 0, 0, 0, 0]);
+    b.machine.kernel(|k| k.pid_tgid = parent);
+    b.part(Part::Session, regs(&[]));
+    assert_eq!((b.histogram().max, b.counters()), (20, [1, 0, 1, 0, 0]));
+}
+
 #[test]
 fn a_rejected_call_may_be_kept_at_its_return() {
     let mut s = spec(

@@ -189,13 +189,9 @@ impl Plan {
                 0 => String::new(),
                 more => format!(" and {more} more"),
             };
-            let (whose, places) = match (names.len(), exits) {
-                (1, 1) => ("its", "exit"),
-                (1, _) => ("its", "exits"),
-                _ => ("their", "exits"),
-            };
+            let whose = if names.len() == 1 { "its" } else { "their" };
             self.note(format!(
-                "returns of {}{more}: probes on {whose} {exits} {places}, since {why}",
+                "returns of {}{more}: probes on {whose} exits ({exits}), since {why}",
                 names[..names.len().min(NAMED)].join(", ")
             ));
         }

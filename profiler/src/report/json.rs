@@ -284,7 +284,8 @@ mod tests {
         assert_eq!(
             line,
             "{\"type\":\"summary\",\"duration_ns\":2000000000,\"probes\":[{\"probe\":\"malloc\",\"sites\":1,\"hits\":1010,\
-             \"emitted\":0,\"aggregated\":1000,\"filtered\":7,\"dropped\":3,\"unpaired\":0}],\"histograms\":[{\"name\":\"size\",\
+             \"emitted\":0,\"aggregated\":1000,\"filtered\":7,\"dropped\":3,\"unpaired\":0,\
+             \"unfinished\":0,\"abandoned\":0,\"nested\":0}],\"histograms\":[{\"name\":\"size\",\
              \"key\":{},\"unit\":\"bytes\",\"count\":1000,\"min\":16,\"max\":5000,\"mean\":100.5,\"p50\":32,\"p90\":64,\
              \"p99\":4096,\"p999\":5000,\"buckets\":[{\"low\":16,\"high\":16,\"count\":500},{\"low\":64,\"high\":67,\"count\":490},\
              {\"low\":4864,\"high\":5119,\"count\":10}]}],\"counts\":[{\"probe\":\"free\",\"key\":{\"comm\":\"King\"},\"count\":900},\

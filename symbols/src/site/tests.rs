@@ -281,6 +281,20 @@ fn a_branch_that_only_leads_back_to_the_start_is_passed() {
     assert_eq!(placed(&clobbers, Purpose::Entry, other, NEW).0, 8);
 }
 
+/// Each time round is a call that ends by calling itself: the place before the branch counts it, the jump back ends it.
+#[test]
+fn a_branch_that_no_stack_asks_for_is_not_passed() {
+    // test rdi, rdi; jne L; push rbp; pop rbp; ret; L: dec rdi; jmp start
+    let calls_itself = code(&[
+        &[0x48, 0x85, 0xff, 0x75, 0x03, 0x55, 0x5d, 0xc3],
+        &[0x48, 0xff, 0xcf, 0xeb, 0xf3],
+    ]);
+    for purpose in [Purpose::Entry, Purpose::EntryReturn] {
+        let expected = (3, Cost::Emulated);
+        assert_eq!(placed(&calls_itself, purpose, ALL, NEW), expected);
+    }
+}
+
 #[test]
 fn without_bounds_only_the_landing_pad_is_passed() {
     let bytes = code(&[ENDBR64, &[0x55, 0x5d, 0xc3]]);
