@@ -256,6 +256,11 @@ pub(crate) enum Counter {
 
 /// Words of counters before a block's other parts: two cache lines.
 const COUNTER_WORDS: u32 = 16;
+/// Word of a probe's block in the first shard: see [`crate::program::turn`]. It lies apart from
+/// what every hit counts.
+pub(crate) const TURN: u32 = 15;
+/// Words in which threads are marked that have gone over to other programs; a power of two.
+pub(crate) const MARKS: u32 = 512;
 /// The blob's control area: the wake-up word, then process ids.
 const CONTROL: u32 = 128;
 /// Where the wake-up word lies: 1 from a wake-up until userspace has drained.
@@ -279,11 +284,13 @@ pub(crate) struct Block {
     pub size: u32,
 }
 
-/// The state blob: control words, a zeroed template, then a block per probe and shard.
+/// The state blob: control words, a zeroed template, marks, then a block per probe and shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct StateLayout {
     /// Offset of memory that stays zero, from which map values are inserted.
     pub zeros: u32,
+    /// Offset of [`MARKS`] words.
+    pub marks: u32,
     pub first_shard: u32,
     pub shards: u32,
     pub stride: u32,
@@ -326,7 +333,8 @@ impl StateLayout {
             offset = offset.checked_add(size)?;
         }
         let zeros = CONTROL;
-        let first_shard = (CONTROL + zero_bytes).next_multiple_of(64);
+        let marks = (CONTROL + zero_bytes).next_multiple_of(64);
+        let first_shard = marks + 8 * MARKS;
         let mut shards = cpus.max(1).next_power_of_two();
         if cap_shards {
             shards = shards.min(16);
@@ -337,6 +345,7 @@ impl StateLayout {
                 Some(size) if size <= MAX_VALUE => {
                     return Some(StateLayout {
                         zeros,
+                        marks,
                         first_shard,
                         shards,
                         stride: offset,
@@ -360,3 +369,5 @@ pub(crate) fn table_value(action: &Action) -> u32 {
 }
 
 const _: () = assert!(hist_words::COUNT == hist::BUCKETS + 4);
+const _: () =
+    assert!(MARKS.is_power_of_two() && TURN > Counter::Nested as u32 && TURN < COUNTER_WORDS);

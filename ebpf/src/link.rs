@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::engine::AttachSite;
 use crate::program::{Part, exit};
@@ -202,4 +205,36 @@ pub(crate) fn close(mut links: Vec<Link>) {
             scope.spawn(move || drop(some));
         }
     });
+}
+
+/// How long links linger: a thread can wait for a processor between a function's last instruction
+/// and the kernel's look at its return.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Links that are closed before long.
+pub(crate) struct Lingering {
+    stop: mpsc::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// Detaches, but not yet.
+pub(crate) fn close_later(links: Vec<Link>) -> Option<Lingering> {
+    if links.is_empty() {
+        return None;
+    }
+    let (stop, stopped) = mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        // Nothing is ever sent: it is the time, or the other end is gone.
+        let _ = stopped.recv_timeout(LINGER);
+        close(links);
+    });
+    Some(Lingering { stop, thread })
+}
+
+impl Lingering {
+    /// Detaches now.
+    pub fn close(self) {
+        drop(self.stop);
+        let _ = self.thread.join();
+    }
 }

@@ -289,6 +289,11 @@ impl Loaded {
             _ => &self.entry,
         }
     }
+
+    /// All that it has.
+    pub fn programs(&self) -> impl Iterator<Item = &OwnedFd> {
+        [&self.entry].into_iter().chain(&self.at_return)
+    }
 }
 
 /// Whether a program needs its link's cookie.

@@ -171,6 +171,7 @@ impl Engine {
             let links = std::mem::take(links).into_iter();
             link::close(links.map(|(_, link)| link).collect());
         }
+        self.lingering.drain(..).for_each(link::Lingering::close);
         self.attached.clear();
     }
 }

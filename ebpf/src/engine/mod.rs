@@ -18,7 +18,7 @@ use aya::maps::{Map, MapData, RingBuf};
 use crate::error::Error;
 use crate::features;
 use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout, StateLayout};
-use crate::link::{Link, PerfSource};
+use crate::link::{Lingering, Link, PerfSource};
 use crate::load::{Found, Loaded, Loader, Maps};
 use crate::object_file;
 use crate::program::{Chains, Part, Pending, ScratchLayout, SiteSource, Target, returns};
@@ -67,6 +67,8 @@ pub struct Engine {
     /// By probe.
     entry_links: Vec<(usize, Link)>,
     return_links: Vec<(usize, Link)>,
+    /// Where others have taken over: until calls that have passed their exits have returned.
+    lingering: Vec<Lingering>,
     /// What was attached, of calls that could end at their exits.
     attached: Vec<switch::Attached>,
     /// Probes with sites attached whose exits are not known.
@@ -111,6 +113,7 @@ fn target(probes: &[ProbeSpec], options: &EngineOptions, atomics: bool) -> Resul
         ring_bytes,
         scratch,
         state,
+        successors: Vec::new(),
     })
 }
 
@@ -198,6 +201,7 @@ impl Engine {
             found,
             entry_links: Vec::new(),
             return_links: Vec::new(),
+            lingering: Vec::new(),
             attached: Vec::new(),
             without_exits: HashSet::new(),
             loaded,

@@ -1,6 +1,6 @@
 //! Reading what the programs left: counters, histograms, counts, records.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
 use super::Engine;
@@ -54,18 +54,15 @@ impl Engine {
         counters
     }
 
-    pub(super) fn missed(&self, probe: usize) -> Option<u64> {
+    fn missed(&self, probe: usize) -> Option<u64> {
         let loaded = self.loaded.get(probe)?;
         let own = self
             .per_site
             .iter()
             .filter(|(of, _)| of.0 == probe)
             .map(|(_, prog)| prog);
-        let mut sum = self.retired.get(probe).copied().unwrap_or(0);
-        for prog in own.chain([&loaded.entry]).chain(&loaded.at_return) {
-            sum += sys::prog_info(prog.as_fd()).ok()?.recursion_misses;
-        }
-        Some(sum)
+        let retired = self.retired.get(probe).copied().unwrap_or(0);
+        Some(retired + misses(own.chain(loaded.programs()))?)
     }
 
     /// Hits per site index; for a count without a key, what its filters let through.
@@ -183,6 +180,13 @@ impl Engine {
         self.state.set_word(WAKE_SENT as usize, 0);
         Ok(count)
     }
+}
+
+/// Times that the kernel did not run one of these programs.
+pub(super) fn misses<'a>(mut programs: impl Iterator<Item = &'a OwnedFd>) -> Option<u64> {
+    programs.try_fold(0, |sum, prog| {
+        Some(sum + sys::prog_info(prog.as_fd()).ok()?.recursion_misses)
+    })
 }
 
 fn decode_hist(word: impl Fn(usize) -> u64) -> HistData {

@@ -5,7 +5,7 @@
 //! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
 //! `aggregate` counts and histograms, `frame` open calls, `exit` which of them an instruction
 //! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
-//! which open call is around which.
+//! which open call is around which, `turn` which of two programs counts an entry.
 
 mod aggregate;
 mod chain;
@@ -17,6 +17,7 @@ mod record;
 mod running;
 #[cfg(test)]
 mod tests;
+pub(crate) mod turn;
 #[cfg(test)]
 mod vm;
 
@@ -108,6 +109,8 @@ pub(crate) struct Target {
     pub ring_bytes: u32,
     pub scratch: ScratchLayout,
     pub state: StateLayout,
+    /// Probes whose programs take over from others that are attached.
+    pub successors: Vec<usize>,
 }
 
 /// Scratch memory in which records with strings are built: slots of one ARRAY value.
@@ -303,6 +306,7 @@ impl Program<'_> {
         if self.target.pid_test {
             self.pid_test();
         }
+        self.only_in_turn();
         self.counters();
         self.find_site()?;
         self.count(Counter::Hits);

@@ -125,6 +125,7 @@ mod tests {
             ring_bytes: 4096,
             scratch: ScratchLayout { slots: 0, size: 0 },
             state: StateLayout::new(specs, 1, true).unwrap(),
+            successors: vec![],
         };
         let mut kernel = Kernel::default();
         kernel.frames.value = FrameKind::Time.size(&RecordLayout::new(&spec)) as usize;

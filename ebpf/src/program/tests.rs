@@ -1,6 +1,7 @@
 //! Every shape, run without the kernel, decoded by the crate's own decoder.
 
 mod calls;
+mod turns;
 
 use super::vm::{Kernel, Machine, Reference, Table, frame};
 use super::*;
@@ -26,6 +27,7 @@ fn target(spec: &ProbeSpec, atomics: bool) -> Target {
         ring_bytes: RING,
         scratch: ScratchLayout::new(specs, 4, atomics).unwrap(),
         state: StateLayout::new(specs, 4, atomics).unwrap(),
+        successors: vec![],
     }
 }
 

@@ -108,6 +108,7 @@ impl World {
             ring_bytes: 1 << 20,
             scratch: ScratchLayout { slots: 0, size: 0 },
             state,
+            successors: vec![],
         };
         let code = specs.iter().enumerate().map(|(i, spec)| {
             let parts = match returns(spec) {
@@ -364,6 +365,7 @@ impl Lanes {
             ring_bytes: 1 << 20,
             scratch: ScratchLayout { slots: 0, size: 0 },
             state,
+            successors: vec![],
         };
         let part = |part| compile(0, &spec, part, SiteSource::Cookie, &target).unwrap();
         Lanes {
