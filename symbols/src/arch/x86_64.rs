@@ -64,21 +64,6 @@ impl Step {
                 && self.inner.op1_kind() != OpKind::Register)
     }
 
-    /// It compares the stack pointer, or makes another register from it: one that lies below it, or a copy.
-    pub(crate) fn takes_stack_pointer(&self) -> bool {
-        let i = &self.inner;
-        let is_operand = |n| i.op_kind(n) == OpKind::Register && i.op_register(n) == Register::RSP;
-        match i.mnemonic() {
-            Mnemonic::Cmp => (0..i.op_count()).any(is_operand),
-            // (A frame pointer is no such copy.)
-            Mnemonic::Mov => is_operand(1) && i.op0_register() != Register::RBP,
-            Mnemonic::Lea => {
-                i.memory_base() == Register::RSP && i.memory_displacement64().cast_signed() < 0
-            }
-            _ => false,
-        }
-    }
-
     /// The word of memory that it reads or writes, where that is named by the stack or frame pointer alone: the
     /// register's DWARF number and the offset from it.
     pub(crate) fn stack_word(&self) -> Option<(u16, i64)> {

@@ -150,8 +150,7 @@ fn leads_back(function: &Function, code: &[u8], target: u64) -> Option<u64> {
     None
 }
 
-/// A branch among a function's first instructions that only leads back to its start, taken where the stack pointer asks
-/// for it. (Without that it is a loop, or a function that ends by calling itself: each time round is a call.)
+/// A branch among a function's first instructions that only leads back to its start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Detour {
     /// Offset of what follows where the branch is not taken.
@@ -164,15 +163,13 @@ pub(super) struct Detour {
 /// more for each time that a branch is taken.
 pub(super) fn detours(function: &Function, code: &[u8]) -> Vec<Detour> {
     let mut found = Vec::new();
-    let mut looks_at_stack = false;
     for step in Instructions::new(code, function.address).take(LOOK_INSTRUCTIONS) {
-        looks_at_stack |= step.takes_stack_pointer();
         match step.flow {
             Flow::Next if step.at <= LOOK_BYTES => {}
             Flow::Jump {
                 target,
                 conditional: true,
-            } if looks_at_stack => match leads_back(function, code, target) {
+            } => match leads_back(function, code, target) {
                 Some(back) => found.push(Detour {
                     behind: step.at + step.len,
                     back,
