@@ -24,7 +24,7 @@ use crate::calibrate::Calibration;
 use crate::cli::{Common, DemoArgs, Format};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
-use crate::plan::{Attachment, Plan};
+use crate::plan::{Attachment, Plan, Variant};
 use crate::report::model::Summary;
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
@@ -441,6 +441,7 @@ impl Run {
         for note in copies.unwrap_or_default() {
             self.plan.note(note);
         }
+        self.tell_shared_stacks();
         let done = ended
             .and_then(|()| c.drain(&mut self.engine, &self.plan, output))
             .and_then(|()| {
@@ -501,6 +502,26 @@ impl Run {
                 Err(e) => format!("{name}: probes on the exits: {e}"),
             };
             eprintln!("uprof: {note}");
+            self.plan.note(note);
+        }
+    }
+
+    /// Coroutines that take turns on one stack cannot be told apart without being told how.
+    fn tell_shared_stacks(&mut self) {
+        let doubtful = |(index, v): &(usize, &Variant)| {
+            self.plan.may_share_stacks(v) && self.engine.counters(*index).abandoned > 0
+        };
+        let variants = self.plan.variants.iter().enumerate();
+        let names: Vec<&str> = variants
+            .filter(doubtful)
+            .map(|(_, v)| self.plan.recipe.probes[v.probe].name.as_str())
+            .collect();
+        if !names.is_empty() {
+            let note = format!(
+                "calls of {} began where another one had been open: those were left, or coroutines take turns on one \
+                 stack. Then latencies are mixed up, unless a recipe says who runs: [frame] in docs/recipes.md",
+                names.join(", ")
+            );
             self.plan.note(note);
         }
     }

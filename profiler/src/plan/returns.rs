@@ -10,7 +10,7 @@ use uprof_ebpf::{AttachExit, FrameName, Returns};
 use uprof_recipes as recipes;
 use uprof_symbols::hazard::{Hazard, HazardKind, Survey};
 use uprof_symbols::image::Function;
-use uprof_symbols::site::{Exit, ExitKind};
+use uprof_symbols::site::{Cost, Exit, ExitKind};
 use uprof_symbols::{FileId, Image, go};
 
 use super::{Plan, Variant};
@@ -42,6 +42,8 @@ pub struct Ending {
 #[derive(Default)]
 pub struct Safety {
     surveys: HashMap<Whose, Result<Survey, String>>,
+    /// A program switches stacks, so that calls of several may be open at one stack pointer.
+    switches: bool,
     /// By reason: functions, how many exits they have together.
     chosen: Vec<(String, Vec<String>, usize)>,
 }
@@ -135,6 +137,7 @@ impl Plan {
             });
         }
         let name = function.display_name();
+        let switches = (hazard.as_ref()).is_some_and(|h| h.kind == HazardKind::StackSwitch);
         let why = hazard.map(|hazard| hazard.why);
         let exits = match (exits, &why) {
             (Ok(exits), _) => exits,
@@ -147,6 +150,7 @@ impl Plan {
             }
         };
         if let Some(why) = &why {
+            self.safety.switches |= switches;
             self.safety.choose(why, function, exits.len());
         }
         Ok(Ending {
@@ -180,6 +184,12 @@ impl Plan {
             (Some(_), None) => FrameName::Running,
             _ => FrameName::Stack,
         })
+    }
+
+    /// Whether open calls may have been taken for one another: where stacks are switched, they may also be copied.
+    pub fn may_share_stacks(&self, variant: &Variant) -> bool {
+        let by_stack = variant.pairing.frame == FrameName::Stack;
+        self.safety.switches && by_stack && variant.pairing.returns == Returns::Exits
     }
 
     /// Tells which functions' returns are seen at their exits, and why: a line for each reason.
@@ -220,7 +230,9 @@ pub(super) fn explained(v: &Variant) -> String {
             "the kernel replaces the return address (session, else a return probe)".into()
         }
         Returns::Exits => {
-            let exits: usize = v.sites.iter().map(|s| s.exits.len()).sum();
+            let exits = v.sites.iter().flat_map(|s| &s.exits);
+            let stepped = exits.clone().filter(|e| e.cost == Cost::SingleStepped);
+            let (exits, stepped) = (exits.count(), stepped.count());
             let named = match v.pairing.frame {
                 FrameName::Stack => "the stack pointer",
                 FrameName::Goroutine => "goroutine and depth of its stack",
@@ -230,7 +242,7 @@ pub(super) fn explained(v: &Variant) -> String {
                 1 => "1 exit".to_owned(),
                 n => format!("{n} exits"),
             };
-            format!("probes on {exits}; calls are told apart by {named}")
+            format!("probes on {exits}, {stepped} single-stepped; calls are told apart by {named}")
         }
     }
 }
