@@ -143,8 +143,6 @@ struct Run {
     late: usize,
     /// Looks for inlined copies of what is probed, beside the run.
     inlined: Option<JoinHandle<Vec<String>>>,
-    /// By variant: calls that were open when it went over to exits.
-    switched: Vec<u64>,
     /// Measures what the probes cost, beside the run.
     costs: Option<JoinHandle<Vec<Option<u64>>>>,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -201,7 +199,6 @@ impl Run {
             late: 0,
             inlined: None,
             costs: None,
-            switched: Vec::new(),
             changes,
             tell,
         };
@@ -429,7 +426,6 @@ impl Run {
         self.engine.detach();
         let known = Known {
             unfinished: open.unfinished(&self.engine, &self.plan),
-            switched: std::mem::take(&mut self.switched),
             costs: self
                 .costs
                 .take()
@@ -479,7 +475,6 @@ impl Run {
 
     /// Where the kernel lost returns, since too many calls were open on a thread: from here on by probes on exits.
     fn follow_deeper(&mut self) {
-        self.switched.resize(self.plan.variants.len(), 0);
         for index in 0..self.plan.variants.len() {
             let variant = &mut self.plan.variants[index];
             if variant.pairing.returns != Returns::Replaced
@@ -491,8 +486,6 @@ impl Run {
             let note = match self.engine.use_exits(index) {
                 Ok(true) => {
                     variant.pairing.returns = Returns::Exits;
-                    let now = self.engine.counters(index);
-                    self.switched[index] = now.unpaired.saturating_sub(now.nested);
                     format!(
                         "{name}: more calls were open on a thread than the 64 that the kernel follows; from here on \
                          returns are seen by probes on the exits"

@@ -200,6 +200,10 @@ impl Plan {
                 more => format!(" and {more} more"),
             };
             let whose = if names.len() == 1 { "its" } else { "their" };
+            let exits = match exits {
+                0 => "none is known to return".to_owned(),
+                n => n.to_string(),
+            };
             self.note(format!(
                 "returns of {}{more}: probes on {whose} exits ({exits}), since {why}",
                 names[..names.len().min(NAMED)].join(", ")

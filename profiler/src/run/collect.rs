@@ -18,8 +18,6 @@ use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Su
 pub struct Known {
     /// Calls that are still open.
     pub unfinished: Vec<u64>,
-    /// Calls that were open when the variant went over to exits, since the kernel lost returns.
-    pub switched: Vec<u64>,
     /// What a probe costs within the time it measures, in nanoseconds.
     pub costs: Vec<Option<u64>>,
 }
@@ -207,11 +205,9 @@ impl Collector {
         // While the run goes on a call without a return is taken to be open.
         let rest = c.unpaired.saturating_sub(c.nested);
         let unfinished = known.unfinished.get(index).copied().unwrap_or(rest);
-        let left = rest.saturating_sub(unfinished);
-        let switched = known.switched.get(index).map_or(0, |n| left.min(*n));
         p.unfinished += unfinished;
-        p.abandoned += left - switched;
-        p.nested += c.unpaired.min(c.nested) + switched;
+        p.abandoned += rest.saturating_sub(unfinished);
+        p.nested += c.unpaired.min(c.nested);
     }
 }
 
