@@ -278,3 +278,35 @@ fn ctrl_c_the_moment_it_is_armed_is_a_good_end() {
         assert_eq!(uprof.stop().report().only().hits, 0);
     }
 }
+
+#[test]
+fn how_returns_are_seen_can_be_chosen() {
+    let _turn = turn();
+    let program = Fixture::Calls.path();
+    let probe = format!("{}:work", program.display());
+    for (how, said) in [
+        ("session", "(session)"),
+        ("uretprobe", "(uprobe_multi)"),
+        ("ret", "(uprobe_multi)"),
+    ] {
+        let mut target = Target::gated(&program, args!["--calls", 1000]);
+        let words = args!["latency", probe, "--pid", target.pid(), "--return", how];
+        let uprof = Uprof::json(words).start();
+        let truth = target.truth();
+        let done = uprof.stop();
+        assert!(done.stderr.contains(said), "{how}: {}", done.stderr);
+        assert_exact(&done.report(), &truth);
+        assert!(target.end().success());
+    }
+    Uprof::new(args!["latency", probe, "--return", "none"])
+        .run()
+        .refused(1, &["latency is known only at the return", "--return none"]);
+    let mut target = Target::gated(&program, args!["--calls", 10]);
+    let words = args!["trace", probe, "--pid", target.pid(), "--return", "none"];
+    let uprof = Uprof::json(words).start();
+    target.truth();
+    let events = uprof.stop().report().events;
+    assert_eq!(events.len(), 10);
+    assert!(events.iter().all(|e| e.latency_ns.is_none()), "{events:?}");
+    assert!(target.end().success());
+}

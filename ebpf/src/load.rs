@@ -323,6 +323,7 @@ impl Loader<'_> {
             (Some(Mechanism::Session | Mechanism::Multi), _) => &[Mechanism::Multi],
             (Some(Mechanism::Perf), _) => &[Mechanism::Perf],
             (None, _) if self.options.oldest => &[Mechanism::Perf],
+            (None, true) if self.options.no_session => &[Mechanism::Multi, Mechanism::Perf],
             (None, true) => &[Mechanism::Session, Mechanism::Multi, Mechanism::Perf],
             (None, false) => &[Mechanism::Multi, Mechanism::Perf],
         };

@@ -189,6 +189,8 @@ pub struct EngineOptions {
     pub max_frames: u32,
     /// Forces the mechanism, for tests; an entry probe takes `Session` as `Multi`.
     pub mechanism: Option<Mechanism>,
+    /// Calls by a return probe of their own rather than in a session.
+    pub no_session: bool,
     /// Generates what the oldest supported kernel (5.10) takes even on a newer one: no
     /// compare-and-exchange, no cookies, no pid filter of the kernel. For tests.
     pub oldest: bool,
@@ -204,6 +206,7 @@ impl Default for EngineOptions {
             max_histograms: 256,
             max_frames: 16384,
             mechanism: None,
+            no_session: false,
             oldest: false,
             verifier_log: false,
         }

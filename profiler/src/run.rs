@@ -1,6 +1,7 @@
 //! One run: plan, load, arm, collect, report.
 
 mod collect;
+mod ends;
 mod open;
 mod setup;
 
@@ -24,7 +25,7 @@ use crate::calibrate::Calibration;
 use crate::cli::{Common, DemoArgs, Format};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
-use crate::plan::{Attachment, Plan, Variant};
+use crate::plan::{Attachment, Plan};
 use crate::report::model::Summary;
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
@@ -174,9 +175,10 @@ impl Run {
             print!("{}", plan.explain(&attachments, job.common.mechanism));
             return Ok(ExitCode::SUCCESS);
         }
+        let options = plan.with_returns(options(&job.common)?);
         if let Some(file) = &job.common.dump_bpf {
             let specs = plan.variants.iter().map(|v| v.spec.clone()).collect();
-            uprof_ebpf::dump_object(specs, &options(&job.common)?, file)
+            uprof_ebpf::dump_object(specs, &options, file)
                 .with_context(|| format!("cannot write the programs to {}", file.display()))?;
             eprintln!(
                 "uprof: wrote {} (look at it with llvm-objdump -d)",
@@ -186,8 +188,8 @@ impl Run {
         }
         let specs = plan.variants.iter().map(|v| v.spec.clone()).collect();
         plan.loaded();
-        let engine = Engine::load(specs, &options(&job.common)?)
-            .map_err(|e| explain_load(e, job.common.verbose))?;
+        let engine =
+            Engine::load(specs, &options).map_err(|e| explain_load(e, job.common.verbose))?;
         let (tell, changes) = mpsc::unbounded_channel();
         let mut run = Run {
             plan,
@@ -212,7 +214,7 @@ impl Run {
         run.watch(held.is_some())?;
         run.say_armed(begun.elapsed(), held.is_some());
         run.inlined = Some(std::thread::spawn(run.plan.inlined_copies()));
-        let calibration = Calibration::of(&run.plan, options(&run.common)?);
+        let calibration = Calibration::of(&run.plan, options);
         run.costs = Some(std::thread::spawn(move || calibration.measure()));
         for note in &run.plan.notes {
             eprintln!("uprof: {note}");
@@ -471,52 +473,6 @@ impl Run {
             _ => {}
         }
         Ok(ExitCode::from(status.unwrap_or(0) as u8))
-    }
-
-    /// Where the kernel lost returns, since too many calls were open on a thread: from here on by probes on exits.
-    fn follow_deeper(&mut self) {
-        for index in 0..self.plan.variants.len() {
-            let variant = &mut self.plan.variants[index];
-            if variant.pairing.returns != Returns::Replaced
-                || self.engine.counters(index).nested == 0
-            {
-                continue;
-            }
-            let name = self.plan.recipe.probes[variant.probe].name.clone();
-            let note = match self.engine.use_exits(index) {
-                Ok(true) => {
-                    variant.pairing.returns = Returns::Exits;
-                    format!(
-                        "{name}: more calls were open on a thread than the 64 that the kernel follows; from here on \
-                         returns are seen by probes on the exits"
-                    )
-                }
-                Ok(false) => continue,
-                Err(e) => format!("{name}: probes on the exits: {e}"),
-            };
-            eprintln!("uprof: {note}");
-            self.plan.note(note);
-        }
-    }
-
-    /// Coroutines that take turns on one stack cannot be told apart without being told how.
-    fn tell_shared_stacks(&mut self) {
-        let doubtful = |(index, v): &(usize, &Variant)| {
-            self.plan.may_share_stacks(v) && self.engine.counters(*index).abandoned > 0
-        };
-        let variants = self.plan.variants.iter().enumerate();
-        let names: Vec<&str> = variants
-            .filter(doubtful)
-            .map(|(_, v)| self.plan.recipe.probes[v.probe].name.as_str())
-            .collect();
-        if !names.is_empty() {
-            let note = format!(
-                "calls of {} began where another one had been open: those were left, or coroutines take turns on one \
-                 stack. Then latencies are mixed up, unless a recipe says who runs: [frame] in docs/recipes.md",
-                names.join(", ")
-            );
-            self.plan.note(note);
-        }
     }
 
     fn live_interval(&self) -> Option<Duration> {

@@ -161,9 +161,9 @@ impl Plan {
                 recipe.name
             );
         }
-        without_returns(&mut recipe, limits.returns)?;
+        returns::without_returns(&mut recipe, limits.returns)?;
         let frame_probe = recipe.frame.clone().map(|frame| {
-            recipe.probes.push(frame_probe(&frame));
+            recipe.probes.push(returns::frame_probe(&frame));
             targets.push(targets[0].clone());
             recipe.probes.len() - 1
         });
@@ -286,50 +286,6 @@ impl Plan {
             Some(bound) => &bound.at[0],
             None => &self.recipe.probes[variant.probe].at[variant.at],
         }
-    }
-}
-
-/// Calls whose returns shall not be looked for begin and are done: entries.
-fn without_returns(recipe: &mut Recipe, chosen: recipes::Returns) -> Result<()> {
-    let joined = recipe
-        .join
-        .as_ref()
-        .map(|recipes::Join::Statements(s)| s.call.clone());
-    for probe in &mut recipe.probes {
-        let choice = match chosen {
-            recipes::Returns::Auto => probe.returns,
-            chosen => chosen,
-        };
-        if probe.kind != recipes::ProbeKind::Call || choice != recipes::Returns::None {
-            continue;
-        }
-        let mut all = probe.at.iter().flat_map(|at| expressions(probe, at));
-        if let Some(e) = all.find(|e| e.needs_return()) {
-            bail!(
-                "{}: {e} is known only at the return, which --return none does not look for",
-                probe.name
-            );
-        }
-        if joined.as_ref() == Some(&probe.name) {
-            bail!(
-                "{}: the recipe joins what happens within this call, so its return must be seen",
-                probe.name
-            );
-        }
-        probe.kind = recipes::ProbeKind::Entry;
-    }
-    Ok(())
-}
-
-/// The probe behind `[frame]`: while a call of it is open, its argument is what runs on the thread.
-fn frame_probe(frame: &recipes::FrameKey) -> recipes::Probe {
-    let at = recipes::At {
-        functions: frame.functions.clone(),
-        ..recipes::At::default()
-    };
-    recipes::Probe {
-        hidden: true,
-        ..recipes::Probe::new("frame", recipes::ProbeKind::Call, vec![at])
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 
-use uprof_ebpf::{AttachExit, FrameName, Returns};
+use anyhow::bail;
+use uprof_ebpf::{AttachExit, EngineOptions, FrameName, Mechanism, Returns};
 use uprof_recipes as recipes;
 use uprof_symbols::hazard::{Hazard, HazardKind, Survey};
 use uprof_symbols::image::Function;
@@ -186,6 +187,22 @@ impl Plan {
         })
     }
 
+    /// What --return, or else the recipe, says of the kernel's ways to replace return addresses.
+    pub fn with_returns(&self, options: EngineOptions) -> EngineOptions {
+        let chosen = |wanted| match self.limits.returns {
+            recipes::Returns::Auto => self.recipe.probes.iter().any(|p| p.returns == wanted),
+            chosen => chosen == wanted,
+        };
+        EngineOptions {
+            mechanism: match chosen(recipes::Returns::Session) {
+                true => options.mechanism.or(Some(Mechanism::Session)),
+                false => options.mechanism,
+            },
+            no_session: chosen(recipes::Returns::Uretprobe),
+            ..options
+        }
+    }
+
     /// Whether open calls may have been taken for one another: where stacks are switched, they may also be copied.
     pub fn may_share_stacks(&self, variant: &Variant) -> bool {
         let by_stack = variant.pairing.frame == FrameName::Stack;
@@ -209,6 +226,52 @@ impl Plan {
                 names[..names.len().min(NAMED)].join(", ")
             ));
         }
+    }
+}
+
+/// Calls whose returns shall not be looked for begin and are done: entries.
+pub(super) fn without_returns(
+    recipe: &mut recipes::Recipe,
+    chosen: recipes::Returns,
+) -> anyhow::Result<()> {
+    let joined = recipe
+        .join
+        .as_ref()
+        .map(|recipes::Join::Statements(s)| s.call.clone());
+    for probe in &mut recipe.probes {
+        let choice = match chosen {
+            recipes::Returns::Auto => probe.returns,
+            chosen => chosen,
+        };
+        if probe.kind != recipes::ProbeKind::Call || choice != recipes::Returns::None {
+            continue;
+        }
+        if let Some(e) = probe.first_of_return() {
+            bail!(
+                "{}: {e} is known only at the return, which --return none does not look for",
+                probe.name
+            );
+        }
+        if joined.as_ref() == Some(&probe.name) {
+            bail!(
+                "{}: the recipe joins what happens within this call, so its return must be seen",
+                probe.name
+            );
+        }
+        probe.kind = recipes::ProbeKind::Entry;
+    }
+    Ok(())
+}
+
+/// The probe behind `[frame]`: while a call of it is open, its argument is what runs on the thread.
+pub(super) fn frame_probe(frame: &recipes::FrameKey) -> recipes::Probe {
+    let at = recipes::At {
+        functions: frame.functions.clone(),
+        ..recipes::At::default()
+    };
+    recipes::Probe {
+        hidden: true,
+        ..recipes::Probe::new("frame", recipes::ProbeKind::Call, vec![at])
     }
 }
 
