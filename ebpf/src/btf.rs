@@ -233,14 +233,8 @@ impl Drop for ReadOnly {
 mod tests {
     use super::*;
 
-    fn sample() -> Vec<u8> {
-        let strings = b"\0int\0my_function\0not_my_function\0";
-        let mut types: Vec<u32> = Vec::new();
-        types.extend([1, kind::INT << 24, 4, 32]);
-        types.extend([0, kind::FUNC_PROTO << 24 | 1, 1, 0, 1]);
-        types.extend([17, kind::FUNC << 24, 2]);
-        types.extend([0, kind::STRUCT << 24 | 1, 4, 1, 1, 0]);
-        types.extend([5, kind::FUNC << 24, 2]);
+    /// The header (of 24 bytes), the types, the strings.
+    fn btf_of(types: Vec<u32>, strings: &[u8]) -> Vec<u8> {
         let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
         let mut btf = Vec::new();
         btf.extend(MAGIC.to_le_bytes());
@@ -251,6 +245,17 @@ mod tests {
         btf.extend(types);
         btf.extend(strings);
         btf
+    }
+
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0my_function\0not_my_function\0";
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([1, kind::INT << 24, 4, 32]);
+        types.extend([0, kind::FUNC_PROTO << 24 | 1, 1, 0, 1]);
+        types.extend([17, kind::FUNC << 24, 2]);
+        types.extend([0, kind::STRUCT << 24 | 1, 4, 1, 1, 0]);
+        types.extend([5, kind::FUNC << 24, 2]);
+        btf_of(types, strings)
     }
 
     #[test]
@@ -273,16 +278,7 @@ mod tests {
         // Its members' offsets share their words with widths of bit fields.
         types.extend([at(b"\0outer\0"), 1 << 31 | kind::STRUCT << 24 | 2, 16]);
         types.extend([at(b"\0first\0"), 1, 3 << 24 | 8, 0, 2, 64]);
-        let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
-        let mut btf = Vec::new();
-        btf.extend(MAGIC.to_le_bytes());
-        btf.extend([1, 0]);
-        for field in [24, 0, types.len(), types.len(), strings.len()] {
-            btf.extend((field as u32).to_le_bytes());
-        }
-        btf.extend(types);
-        btf.extend(strings);
-        btf
+        btf_of(types, strings)
     }
 
     #[test]

@@ -256,6 +256,16 @@ impl Program<'_> {
                 self.emit.asm.store(Size::DW, R10, owner, R0);
             }
         }
+        self.place_on_stack(name, popped, owner);
+        self.emit
+            .asm
+            .store(Size::DW, R10, key + frame_key::PLACE, R1);
+        Ok(())
+    }
+
+    /// R1 = where on its stack the call is; `popped`: how far the stack pointer is above the entry's. A goroutine's
+    /// `owner` word holds the top of its stack and then the goroutine.
+    pub(super) fn place_on_stack(&mut self, name: FrameName, popped: i32, owner: i16) {
         let asm = &mut self.emit.asm;
         asm.load(Size::DW, R1, R6, arch::SP);
         if popped != 0 {
@@ -267,8 +277,6 @@ impl Program<'_> {
             asm.load(Size::DW, R2, R6, arch::GOROUTINE);
             asm.store(Size::DW, R10, owner, R2);
         }
-        asm.store(Size::DW, R10, key + frame_key::PLACE, R1);
-        Ok(())
     }
 
     /// Reads the top of the goroutine's stack to the stack word at `word`.

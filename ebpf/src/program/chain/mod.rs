@@ -25,14 +25,13 @@ mod leave;
 mod tests;
 
 use super::{Program, Wrong, frame_name, part_of};
-use crate::arch;
 use crate::asm::{Alu, Cmp, Label, MapRef, Reg, Size};
 use crate::btf;
 use crate::expr::Expr;
 use crate::helper;
 use crate::spec::{Action, Capture, FrameName, KeyPart, ProbeKind, ProbeSpec};
 
-use Reg::{R0, R1, R2, R6, R9, R10};
+use Reg::{R0, R1, R2, R9, R10};
 
 /// Calls that one entry or return takes off; what is left is for later ones.
 const STEPS: u64 = 64;
@@ -201,18 +200,8 @@ impl Program<'_> {
                 self.emit.asm.store(Size::DW, R10, owner, R0);
             }
         }
-        let asm = &mut self.emit.asm;
-        asm.load(Size::DW, R1, R6, arch::SP);
-        if popped != 0 {
-            asm.alu_imm(Alu::Sub, R1, popped);
-        }
-        if name == FrameName::Goroutine {
-            asm.load(Size::DW, R2, R10, owner);
-            asm.alu(Alu::Sub, R1, R2);
-            asm.load(Size::DW, R2, R6, arch::GOROUTINE);
-            asm.store(Size::DW, R10, owner, R2);
-        }
-        asm.store(Size::DW, R10, at + key::PLACE, R1);
+        self.place_on_stack(name, popped, owner);
+        self.emit.asm.store(Size::DW, R10, at + key::PLACE, R1);
         Ok(())
     }
 
