@@ -144,6 +144,8 @@ struct Run {
     late: usize,
     /// Looks for inlined copies of what is probed, beside the run.
     inlined: Option<JoinHandle<Vec<String>>>,
+    /// Variants whose calls were too deep for the kernel: what could be done about it was.
+    followed: HashSet<usize>,
     /// Measures what the probes cost, beside the run.
     costs: Option<JoinHandle<Vec<Option<u64>>>>,
     changes: mpsc::UnboundedReceiver<Change>,
@@ -201,6 +203,7 @@ impl Run {
             late: 0,
             inlined: None,
             costs: None,
+            followed: HashSet::new(),
             changes,
             tell,
         };

@@ -161,7 +161,7 @@ impl Plan {
                 recipe.name
             );
         }
-        returns::without_returns(&mut recipe, limits.returns)?;
+        returns::without_returns(&mut recipe, &limits)?;
         let frame_probe = recipe.frame.clone().map(|frame| {
             recipe.probes.push(returns::frame_probe(&frame));
             targets.push(targets[0].clone());

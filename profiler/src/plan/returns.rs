@@ -14,7 +14,7 @@ use uprof_symbols::image::Function;
 use uprof_symbols::site::{Cost, Exit, ExitKind};
 use uprof_symbols::{FileId, Image, go};
 
-use super::{Plan, Variant};
+use super::{Limits, Plan, Variant};
 use crate::target::TargetFile;
 
 /// With more functions than this, exits are looked for only where they are needed.
@@ -100,6 +100,16 @@ impl Safety {
     }
 }
 
+impl Limits {
+    /// How the returns of a probe's calls shall be seen: by --return, else by the recipe.
+    fn returns_of(&self, probe: &recipes::Probe) -> recipes::Returns {
+        match self.returns {
+            recipes::Returns::Auto => probe.returns,
+            chosen => chosen,
+        }
+    }
+}
+
 impl Plan {
     /// Decides for one function. An error is why its calls cannot be measured without harm.
     pub(super) fn ending(
@@ -112,10 +122,7 @@ impl Plan {
         if probe.kind == recipes::ProbeKind::Entry {
             return Ok(Ending::default());
         }
-        let choice = match self.limits.returns {
-            recipes::Returns::Auto => probe.returns,
-            chosen => chosen,
-        };
+        let choice = self.limits.returns_of(probe);
         let hazard = match choice {
             recipes::Returns::Auto => {
                 let uncaught = probe.uncaught || probe.at[at].uncaught;
@@ -187,12 +194,15 @@ impl Plan {
         })
     }
 
+    /// How the returns of a variant's calls shall be seen.
+    pub fn chosen_returns(&self, variant: &Variant) -> recipes::Returns {
+        self.limits.returns_of(&self.recipe.probes[variant.probe])
+    }
+
     /// What --return, or else the recipe, says of the kernel's ways to replace return addresses.
     pub fn with_returns(&self, options: EngineOptions) -> EngineOptions {
-        let chosen = |wanted| match self.limits.returns {
-            recipes::Returns::Auto => self.recipe.probes.iter().any(|p| p.returns == wanted),
-            chosen => chosen == wanted,
-        };
+        let probes = &self.recipe.probes;
+        let chosen = |wanted| probes.iter().any(|p| self.limits.returns_of(p) == wanted);
         EngineOptions {
             mechanism: match chosen(recipes::Returns::Session) {
                 true => options.mechanism.or(Some(Mechanism::Session)),
@@ -230,20 +240,15 @@ impl Plan {
 }
 
 /// Calls whose returns shall not be looked for begin and are done: entries.
-pub(super) fn without_returns(
-    recipe: &mut recipes::Recipe,
-    chosen: recipes::Returns,
-) -> anyhow::Result<()> {
+pub(super) fn without_returns(recipe: &mut recipes::Recipe, limits: &Limits) -> anyhow::Result<()> {
     let joined = recipe
         .join
         .as_ref()
         .map(|recipes::Join::Statements(s)| s.call.clone());
     for probe in &mut recipe.probes {
-        let choice = match chosen {
-            recipes::Returns::Auto => probe.returns,
-            chosen => chosen,
-        };
-        if probe.kind != recipes::ProbeKind::Call || choice != recipes::Returns::None {
+        if probe.kind != recipes::ProbeKind::Call
+            || limits.returns_of(probe) != recipes::Returns::None
+        {
             continue;
         }
         if let Some(e) = probe.first_of_return() {

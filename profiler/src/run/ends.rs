@@ -1,6 +1,7 @@
 //! Ends of calls that do not go as planned: too many are open for the kernel to follow, or several on one stack.
 
 use uprof_ebpf::Returns;
+use uprof_recipes as recipes;
 
 use super::Run;
 use crate::plan::Variant;
@@ -9,16 +10,18 @@ impl Run {
     /// Where the kernel lost returns, since too many calls were open on a thread: from here on by probes on exits.
     pub(super) fn follow_deeper(&mut self) {
         for index in 0..self.plan.variants.len() {
-            let variant = &mut self.plan.variants[index];
+            let variant = &self.plan.variants[index];
             if variant.pairing.returns != Returns::Replaced
                 || self.engine.counters(index).nested == 0
+                || self.plan.chosen_returns(variant) != recipes::Returns::Auto
+                || !self.followed.insert(index)
             {
                 continue;
             }
             let name = self.plan.recipe.probes[variant.probe].name.clone();
             let note = match self.engine.use_exits(index) {
                 Ok(true) => {
-                    variant.pairing.returns = Returns::Exits;
+                    self.plan.variants[index].pairing.returns = Returns::Exits;
                     format!(
                         "{name}: more calls were open on a thread than the 64 that the kernel follows; from here on \
                          returns are seen by probes on the exits"
