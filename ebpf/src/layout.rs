@@ -2,7 +2,6 @@
 
 use crate::expr::Expr;
 use crate::hist;
-use crate::program::FrameKind;
 use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec};
 
 /// A record's header. A call's frame has the same layout: it is the record under construction.
@@ -65,6 +64,48 @@ pub(crate) mod frame_key {
             crate::FrameName::Goroutine | crate::FrameName::Running => 24,
         }
     }
+}
+
+/// What is kept of an open call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FrameKind {
+    /// Nothing: an entry probe.
+    None,
+    /// The time of the entry.
+    Time,
+    /// The same, and what ran before.
+    Running,
+    /// The record as far as entry could build it.
+    Record,
+}
+
+impl FrameKind {
+    pub fn of(spec: &ProbeSpec) -> FrameKind {
+        match &spec.kind {
+            ProbeKind::Entry => FrameKind::None,
+            _ if matches!(spec.action, Action::Running { .. }) => FrameKind::Running,
+            ProbeKind::Call { saved, .. } if !saved.is_empty() || defers(spec) => FrameKind::Record,
+            ProbeKind::Call { .. } => FrameKind::Time,
+        }
+    }
+
+    /// Bytes of a frame.
+    pub fn size(self, layout: &RecordLayout) -> u32 {
+        match self {
+            FrameKind::None => 0,
+            FrameKind::Time => open::SIZE,
+            FrameKind::Running => open::RUNNING_SIZE,
+            FrameKind::Record => layout.size(),
+        }
+    }
+}
+
+/// The entry's filter does not decide alone: `keep` is asked at the return.
+pub(crate) fn defers(spec: &ProbeSpec) -> bool {
+    matches!(spec.kind, ProbeKind::Call { .. })
+        && spec.keep.is_some()
+        && spec.filter.is_some()
+        && matches!(spec.action, Action::Event { .. })
 }
 
 /// One capture's place in a record: a word; for bytes it holds offset (low half) and length.

@@ -38,19 +38,19 @@ mod load;
 mod object_file;
 mod program;
 mod record;
+mod site;
 mod spec;
 mod stats;
 mod sys;
 
 pub use empty::EmptyProbe;
-pub use engine::{
-    AttachExit, AttachSite, Engine, OpenCall, dump_object, monotonic_ns, unix_offset_ns,
-};
+pub use engine::{Engine, OpenCall, dump_object, monotonic_ns, unix_offset_ns};
 pub use error::Error;
 pub use expr::Expr;
 pub use hist::HistData;
 pub use key::{KeyBytes, KeyValue};
 pub use record::{Bytes, Record};
+pub use site::{AttachExit, AttachSite};
 pub use spec::{
     Action, Capture, EngineOptions, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING,
     Mechanism, ProbeKind, ProbeSpec, Returns,

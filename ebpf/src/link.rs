@@ -8,8 +8,8 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::engine::AttachSite;
 use crate::program::{Part, exit};
+use crate::site::AttachSite;
 use crate::sys::{self, attach_type};
 
 /// What keeps a program attached: closing it detaches. The order of the fields is that of

@@ -10,10 +10,8 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 use crate::asm::{Code, Kfunc, MapRef};
 use crate::btf;
 use crate::error::Error;
-use crate::layout::{KeyLayout, RecordLayout, frame_key, table_value};
-use crate::program::{
-    CHAIN, FrameKind, Part, SiteSource, TOPS, Target, compile, frame_name, returns,
-};
+use crate::layout::{FrameKind, KeyLayout, RecordLayout, frame_key, table_value};
+use crate::program::{CHAIN, Part, SiteSource, TOPS, Target, compile, frame_name, returns};
 use crate::spec::{Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns};
 use crate::sys::{self, attach_type};
 

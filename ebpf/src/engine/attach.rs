@@ -3,12 +3,13 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use super::{AttachSite, Engine};
+use super::Engine;
 use crate::error::Error;
 use crate::layout::{MAX_PIDS, PIDS};
 use crate::link::{self, FileSites, Link, PerfSource, Places};
 use crate::load::{Loader, uses_cookie};
 use crate::program::{Part, SiteSource};
+use crate::site::AttachSite;
 use crate::spec::Mechanism;
 
 impl Engine {

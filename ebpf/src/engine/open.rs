@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 
 use super::Engine;
 use crate::error::Error;
-use crate::layout::{RecordLayout, frame_key, header, open};
-use crate::program::{FrameKind, frame_name};
+use crate::layout::{FrameKind, RecordLayout, frame_key, header, open};
+use crate::program::frame_name;
 use crate::spec::FrameName;
 use crate::sys;
 

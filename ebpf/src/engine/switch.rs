@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use super::{AttachSite, Engine, read};
+use super::{Engine, read};
 use crate::empty::EmptyProbe;
 use crate::error::Error;
-use crate::layout::TURN;
+use crate::layout::{FrameKind, TURN};
 use crate::link::{self, Link};
 use crate::load::{Loaded, Loader};
-use crate::program::{FrameKind, Part, returns, turn};
+use crate::program::{Part, returns, turn};
+use crate::site::AttachSite;
 use crate::spec::{Mechanism, ProbeKind, ProbeSpec, Returns};
 
 /// A call of [`Engine::attach`], to be made again.

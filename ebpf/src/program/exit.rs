@@ -8,7 +8,7 @@
 use super::{Program, Wrong, part_of};
 use crate::arch;
 use crate::asm::{Alu, Cmp, Label, Reg, Size};
-use crate::engine::AttachExit;
+use crate::site::AttachExit;
 
 use Reg::{R0, R1, R2, R3, R6, R10};
 

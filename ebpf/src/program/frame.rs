@@ -9,12 +9,12 @@
 //! A frame is removed at its return. One left behind (longjmp, exception) is overwritten by the
 //! next call at that place, or removed by it if it is filtered: then it is counted as abandoned.
 
-use super::{FrameKind, Part, Program, Wrong, defers, frame_name, part_of};
+use super::{Part, Program, Wrong, frame_name, part_of};
 use crate::arch;
 use crate::asm::{Alu, Cmp, Kfunc, Label, MapRef, Reg, Size};
 use crate::expr::Phase;
 use crate::helper;
-use crate::layout::{Counter, frame_key, header, open};
+use crate::layout::{Counter, FrameKind, defers, frame_key, header, open};
 use crate::spec::{FrameName, ProbeKind};
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R9, R10};

@@ -27,7 +27,7 @@ use crate::expr::compile::{Emitter, Reason};
 use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
-    Block, Counter, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header, open,
+    Block, Counter, FrameKind, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
 };
 use crate::spec::{Action, FrameName, MAX_CAPTURES, Mechanism, ProbeKind, ProbeSpec, Returns};
 
@@ -158,48 +158,6 @@ pub(crate) fn needs_scratch(spec: &ProbeSpec) -> bool {
     matches!(spec.action, Action::Event { .. })
         && RecordLayout::new(spec).has_bytes()
         && FrameKind::of(spec) != FrameKind::Record
-}
-
-/// What is kept of an open call.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum FrameKind {
-    /// Nothing: an entry probe.
-    None,
-    /// The time of the entry.
-    Time,
-    /// The same, and what ran before.
-    Running,
-    /// The record as far as entry could build it.
-    Record,
-}
-
-impl FrameKind {
-    pub fn of(spec: &ProbeSpec) -> FrameKind {
-        match &spec.kind {
-            ProbeKind::Entry => FrameKind::None,
-            _ if matches!(spec.action, Action::Running { .. }) => FrameKind::Running,
-            ProbeKind::Call { saved, .. } if !saved.is_empty() || defers(spec) => FrameKind::Record,
-            ProbeKind::Call { .. } => FrameKind::Time,
-        }
-    }
-
-    /// Bytes of a frame.
-    pub fn size(self, layout: &RecordLayout) -> u32 {
-        match self {
-            FrameKind::None => 0,
-            FrameKind::Time => open::SIZE,
-            FrameKind::Running => open::RUNNING_SIZE,
-            FrameKind::Record => layout.size(),
-        }
-    }
-}
-
-/// The entry's filter does not decide alone: `keep` is asked at the return.
-fn defers(spec: &ProbeSpec) -> bool {
-    matches!(spec.kind, ProbeKind::Call { .. })
-        && spec.keep.is_some()
-        && spec.filter.is_some()
-        && matches!(spec.action, Action::Event { .. })
 }
 
 /// Compiles one program of probe `index`.

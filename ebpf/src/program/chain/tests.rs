@@ -3,8 +3,8 @@
 
 use super::super::vm::{Kernel, Machine};
 use super::super::*;
-use crate::engine::AttachExit;
 use crate::record::Record;
+use crate::site::AttachExit;
 use crate::spec::Capture;
 use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Calls that end at their exits, the names of frames, and what becomes of frames left behind.
 
 use super::*;
-use crate::engine::AttachExit;
 use crate::program::exit;
+use crate::site::AttachExit;
 use crate::spec::{FrameName, Returns};
 
 const FLAGS: usize = crate::arch::FLAGS as usize / 8;
