@@ -146,38 +146,43 @@ fn calls_left_by_longjmp_are_unpaired() {
             (1000, 0, 1000),
             "{mechanism}: {probe:?}"
         );
+        assert_eq!(probe.abandoned, 1000, "{mechanism}: {probe:?}");
     }
 }
 
 #[test]
 fn a_call_that_is_still_open_at_the_end_is_unpaired() {
     let _turn = turn();
-    for mechanism in ["session", "multi", "perf"] {
-        let program = Fixture::Calls.path();
-        let mut target = Target::gated(&program, args!["--function", "open"]);
-        let probe = format!("{}:open_call", program.display());
-        let uprof = Uprof::json(args![
-            "latency",
-            probe,
-            "--pid",
-            target.pid(),
-            "--mechanism",
-            mechanism
-        ])
-        .start();
-        target.truth();
-        std::thread::sleep(Duration::from_millis(100));
-        let report = uprof.stop().report();
-        let probe = report.only();
-        assert_eq!(
-            (probe.hits, probe.unpaired),
-            (1, 1),
-            "{mechanism}: {probe:?}"
-        );
-        assert!(
-            target.end().success(),
-            "{mechanism}: the target returns from the call after the probe is gone"
-        );
+    for flags in [
+        &["--mechanism", "session"][..],
+        &["--mechanism", "multi"],
+        &["--mechanism", "perf"],
+        &["--return", "ret"],
+    ] {
+        // By process, and in every process that runs the file.
+        for named in [true, false] {
+            let program = Fixture::Calls.path();
+            let mut target = Target::gated(&program, args!["--function", "open"]);
+            let mut words = args!["latency", format!("{}:open_call", program.display())];
+            words.extend(flags.iter().map(|flag| (*flag).to_owned()));
+            if named {
+                words.extend(args!["--pid", target.pid()]);
+            }
+            let uprof = Uprof::json(words).start();
+            target.truth();
+            std::thread::sleep(Duration::from_millis(100));
+            let report = uprof.stop().report();
+            let probe = report.only();
+            assert_eq!(
+                (probe.hits, probe.unpaired, probe.unfinished),
+                (1, 1, 1),
+                "{flags:?} {named}: {probe:?}"
+            );
+            assert!(
+                target.end().success(),
+                "{flags:?}: the target returns from the call after the probe is gone"
+            );
+        }
     }
 }
 

@@ -429,8 +429,10 @@ impl Run {
         };
         let open = Open::look(&self.engine, &self.plan, &self.armed);
         self.engine.detach();
+        let (unfinished, doubt) = open.unfinished(&self.engine, &self.plan);
+        doubt.into_iter().for_each(|note| self.plan.note(note));
         let known = Known {
-            unfinished: open.unfinished(&self.engine, &self.plan),
+            unfinished,
             costs: self
                 .costs
                 .take()

@@ -168,7 +168,14 @@ impl Open {
                 && c.unpaired > c.nested
         };
         if (0..plan.variants.len()).any(without_frames) {
-            for pid in pids {
+            // Probed in every process that runs the file: all are looked at.
+            let everywhere: Vec<u32> = match pids.is_empty() {
+                true => procfs::process::all_processes()
+                    .map(|all| all.flatten().map(|p| p.pid as u32).collect())
+                    .unwrap_or_default(),
+                false => Vec::new(),
+            };
+            for pid in pids.iter().chain(&everywhere) {
                 let target = targets.entry(*pid).or_insert_with(|| Target::look(*pid));
                 let replaced = target.as_ref().map_or(0, Target::replaced);
                 open.replaced.insert(*pid, replaced);
@@ -177,15 +184,18 @@ impl Open {
         open
     }
 
-    /// By variant: how many of its calls without a return are still open, now that the probes are gone.
-    pub fn unfinished(&self, engine: &Engine, plan: &Plan) -> Vec<u64> {
+    /// By variant: how many of its calls without a return are still open, now that the probes are gone; and what cannot
+    /// be told of that.
+    pub fn unfinished(&self, engine: &Engine, plan: &Plan) -> (Vec<u64>, Option<String>) {
         let mut counts = vec![0; plan.variants.len()];
         for (index, id, call) in calls(engine, plan) {
             // One that began after the look is open, if its process is.
             let there = self.seen.get(&id).copied();
             counts[index] += u64::from(there.unwrap_or_else(|| crate::target::alive(call.pid)));
         }
-        let mut left: u64 = self.replaced.values().sum();
+        let all: u64 = self.replaced.values().sum();
+        let mut left = all;
+        let mut shared = Vec::new();
         for (index, count) in counts.iter_mut().enumerate() {
             let c = engine.counters(index);
             let rest = c.unpaired.saturating_sub(c.nested);
@@ -194,10 +204,26 @@ impl Open {
             {
                 *count = rest.min(left);
                 left -= *count;
+                if rest > 0 {
+                    shared.push((
+                        plan.recipe.probes[plan.variants[index].probe].name.as_str(),
+                        rest,
+                    ));
+                }
             }
             *count = (*count).min(rest);
         }
-        counts
+        // A replaced return address does not tell of which function's call it is.
+        let wanted: u64 = shared.iter().map(|(_, rest)| rest).sum();
+        let doubtful = shared.len() > 1 && (1..wanted).contains(&all);
+        let names: Vec<&str> = shared.into_iter().map(|(name, _)| name).collect();
+        let note = doubtful.then(|| {
+            format!(
+                "{all} of the {wanted} calls of {} that have not returned are still open; of which of them cannot be told",
+                names.join(", ")
+            )
+        });
+        (counts, note)
     }
 }
 
