@@ -3,7 +3,7 @@
 //! takes a nanosecond reads as that much, so it is measured on empty functions of uprof's own, and told beside the
 //! latencies.
 
-use std::arch::global_asm;
+use std::arch::naked_asm;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -18,34 +18,28 @@ use crate::plan::Plan;
 /// How often a function is called while it is measured; the quickest quarter of so many does not mind a busy machine.
 const CALLS: usize = 2000;
 
-global_asm!(
-    ".pushsection .text.uprof_calibrate, \"ax\", @progbits",
-    ".balign 16",
-    "uprof_calibrate_nop5: .byte 0x0f, 0x1f, 0x44, 0x00, 0x00",
-    "ret",
-    ".balign 16",
-    "uprof_calibrate_emulated: push rbp",
-    "pop rbp",
-    "ret",
-    ".balign 16",
-    "uprof_calibrate_stepped: xor eax, eax",
-    "ret",
-    ".popsection",
-);
+// SAFETY (of the three): they take and give nothing, keep all registers but rax, and return.
+#[unsafe(naked)]
+extern "C" fn nop5() {
+    naked_asm!(".byte 0x0f, 0x1f, 0x44, 0x00, 0x00", "ret")
+}
 
-// SAFETY: the functions are those above: they take and give nothing, and keep all registers but rax.
-unsafe extern "C" {
-    safe fn uprof_calibrate_nop5();
-    safe fn uprof_calibrate_emulated();
-    safe fn uprof_calibrate_stepped();
+#[unsafe(naked)]
+extern "C" fn emulated() {
+    naked_asm!("push rbp", "pop rbp", "ret")
+}
+
+#[unsafe(naked)]
+extern "C" fn stepped() {
+    naked_asm!("xor eax, eax", "ret")
 }
 
 /// An empty function with a first instruction of that price, and how far its `ret` is from its start.
 fn sample(cost: Cost) -> (extern "C" fn(), u64) {
     match cost {
-        Cost::Nop5 => (uprof_calibrate_nop5, 5),
-        Cost::Emulated => (uprof_calibrate_emulated, 2),
-        Cost::SingleStepped => (uprof_calibrate_stepped, 2),
+        Cost::Nop5 => (nop5, 5),
+        Cost::Emulated => (emulated, 2),
+        Cost::SingleStepped => (stepped, 2),
     }
 }
 
