@@ -52,20 +52,25 @@ struct Class {
     saves: bool,
 }
 
-/// What has to be measured for a plan: a class for each variant that is a call. Where its sites differ it is the
-/// cheapest, so that never too much is taken off.
+/// What has to be measured for a plan: a class for each variant that makes a distribution of latencies. Where its sites
+/// differ it is the cheapest, so that never too much is taken off.
 pub struct Calibration {
     classes: Vec<Option<Class>>,
     options: EngineOptions,
 }
 
 impl Calibration {
-    /// Looks at the plan's calls.
+    /// Looks at the plan's calls; where no latencies are shown as a distribution, nothing is measured.
     pub fn of(plan: &Plan, options: EngineOptions) -> Self {
         let class = |v: &crate::plan::Variant| {
-            let ProbeKind::Call { saved, .. } = &v.spec.kind else {
+            let (ProbeKind::Call { saved, .. }, Action::Histogram { value, .. }) =
+                (&v.spec.kind, &v.spec.action)
+            else {
                 return None;
             };
+            if *value != Expr::Latency {
+                return None;
+            }
             Some(Class {
                 entry: v.sites.iter().map(|s| s.site.cost).min()?,
                 returns: v.pairing.returns,
@@ -81,7 +86,7 @@ impl Calibration {
         }
     }
 
-    /// Nanoseconds for each variant of the plan; `None` for those that are no calls, or could not be measured.
+    /// Nanoseconds for each variant of the plan; `None` for those that show no latencies, or could not be measured.
     pub fn measure(self) -> Vec<Option<u64>> {
         let mut known: Vec<(Class, Option<u64>)> = Vec::new();
         self.classes

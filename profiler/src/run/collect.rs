@@ -140,14 +140,10 @@ impl Collector {
                     add_counts(&mut summary, &probe.name, named);
                 }
                 Action::Histogram { value, unit, .. } => {
-                    let cost = match value.kind {
-                        Kind::Latency => known.cost(index),
-                        _ => None,
-                    };
                     let name = histogram_name(&probe.name, value);
                     let all = engine.histograms(index).map_err(io::Error::other)?;
                     let keyed = decode::keyed(all, variant, plan, |there, data| there.merge(&data));
-                    histograms.add((&name, unit), keyed.into_iter(), cost);
+                    histograms.add((&name, unit), keyed.into_iter(), known.cost(index));
                 }
             }
         }
