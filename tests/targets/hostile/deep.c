@@ -1,5 +1,8 @@
-/* deep: recursion 10,000 deep, three times; a shallow call after each. */
+/* deep: recursion 10,000 deep, three times; a shallow call after each. Between them is a pause: who watches learns after
+ * the first that it was too deep to follow, and needs a moment to change its ways. */
 #include "hostile.h"
+
+#include <unistd.h>
 
 TALLY(descend);
 TALLY(shallow);
@@ -25,6 +28,7 @@ static uint64_t round_of_calls(void)
     for (uint64_t i = 0; i < 3; i++) {
         sum = mix(sum, descend(10000 - 1));
         sum = mix(sum, shallow(i));
+        usleep(400 * 1000);
     }
     return sum;
 }
