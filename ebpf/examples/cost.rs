@@ -61,6 +61,8 @@ fn spec(call: bool, saved: Vec<Capture>, action: Action) -> ProbeSpec {
         ProbeKind::Entry
     };
     ProbeSpec {
+        on: uprof_ebpf::On::Program,
+        sample: 1,
         name: "cost".into(),
         sites: 1,
         kind,
@@ -75,6 +77,7 @@ fn by_exits(frame: FrameName) -> ProbeSpec {
     let latency = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: uprof_ebpf::Scale::Log,
     };
     ProbeSpec {
         kind: ProbeKind::Call {
@@ -134,7 +137,11 @@ fn cost(what: &str, function: Function, addresses: [usize; 2]) {
     let (path, offset) = offset_of(addresses[0]);
     let exit = offset_of(addresses[1]).1;
     let pid = std::process::id();
-    let hist = |value, key| Action::Histogram { value, key };
+    let hist = |value, key| Action::Histogram {
+        value,
+        key,
+        scale: uprof_ebpf::Scale::Log,
+    };
     let by_pid = || vec![KeyPart::Int(Expr::Builtin(Builtin::Pid))];
     let string = Capture::Str {
         addr: Expr::Const(path.as_os_str().as_encoded_bytes().as_ptr() as u64),
@@ -295,6 +302,7 @@ fn start_up() {
         let action = Action::Histogram {
             value: Expr::Latency,
             key: vec![],
+            scale: uprof_ebpf::Scale::Log,
         };
         let engine = Engine::load(vec![spec(true, vec![], action)], &EngineOptions::default());
         load.push(begun.elapsed().as_micros());

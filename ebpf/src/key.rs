@@ -9,7 +9,9 @@ use crate::layout::{KeyKind, KeyLayout};
 pub enum KeyValue {
     /// A word.
     Int(u64),
-    /// A string without its NUL.
+    /// A stack, by its number: see `Engine::stack`.
+    Stack(u64),
+    /// Bytes, or a string without its NUL.
     Bytes(Vec<u8>),
     /// It could not be read.
     Unreadable,
@@ -66,6 +68,12 @@ impl KeyBytes {
                 match part.kind {
                     KeyKind::Int => KeyValue::Int(self.word(at)),
                     KeyKind::Comm => string(16),
+                    KeyKind::Stack => KeyValue::Stack(self.word(at)),
+                    KeyKind::Buf { limit } => {
+                        let len = (self.word(at) as usize).min(limit as usize);
+                        let bytes = self.bytes.get(at + 8..at + 8 + len).unwrap_or_default();
+                        KeyValue::Bytes(bytes.to_vec())
+                    }
                     KeyKind::Str { limit } => string(limit as usize),
                 }
             })

@@ -60,7 +60,7 @@ pub(crate) mod frame_key {
     /// Bytes of a key.
     pub fn size(name: crate::FrameName) -> u32 {
         match name {
-            crate::FrameName::Stack => 16,
+            crate::FrameName::Stack | crate::FrameName::Thread => 16,
             crate::FrameName::Goroutine | crate::FrameName::Running => 24,
         }
     }
@@ -122,6 +122,9 @@ impl Slot {
             Capture::Str { limit, .. } | Capture::Buf { limit, .. } => {
                 Slot::Bytes { limit: *limit }
             }
+            Capture::Stack { frames, .. } => Slot::Bytes {
+                limit: 8 * u32::from(*frames),
+            },
         }
     }
 
@@ -218,7 +221,15 @@ pub(crate) struct KeySlot {
 pub(crate) enum KeyKind {
     Int,
     Comm,
-    Str { limit: u32 },
+    /// The stack's number.
+    Stack,
+    /// A word that is the length, then the bytes, padded with zeros.
+    Buf {
+        limit: u32,
+    },
+    Str {
+        limit: u32,
+    },
 }
 
 impl KeyLayout {
@@ -229,6 +240,11 @@ impl KeyLayout {
             .map(|part| {
                 let (kind, size) = match part {
                     KeyPart::Int(_) => (KeyKind::Int, 8),
+                    KeyPart::Stack { .. } => (KeyKind::Stack, 8),
+                    KeyPart::Buf { limit, .. } => (
+                        KeyKind::Buf { limit: *limit },
+                        8 + limit.next_multiple_of(8),
+                    ),
                     KeyPart::Comm => (KeyKind::Comm, 16),
                     KeyPart::Str { limit, .. } => (
                         KeyKind::Str { limit: *limit },
@@ -256,8 +272,8 @@ impl KeyPart {
     pub(crate) fn can_fault(&self) -> bool {
         match self {
             KeyPart::Int(e) => Expr::can_fault(e),
-            KeyPart::Comm => false,
-            KeyPart::Str { .. } => true,
+            KeyPart::Comm | KeyPart::Stack { .. } => false,
+            KeyPart::Buf { .. } | KeyPart::Str { .. } => true,
         }
     }
 }

@@ -50,9 +50,10 @@ pub use expr::Expr;
 pub use hist::HistData;
 pub use key::{KeyBytes, KeyValue};
 pub use record::{Bytes, Record};
-pub use site::{AttachExit, AttachSite};
+pub use site::{AttachExit, AttachSite, KernelHook, KernelSite};
 pub use spec::{
-    Action, Capture, EngineOptions, FrameName, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING,
-    Mechanism, ProbeKind, ProbeSpec, Returns,
+    Action, Capture, EngineOptions, FrameName, KernelSource, KeyPart, MAX_CAPTURE, MAX_CAPTURES,
+    MAX_KEY_STRING, MAX_LINEAR_BUCKETS, MAX_STACK_FRAMES, Mechanism, On, ProbeKind, ProbeSpec,
+    Returns, Scale,
 };
 pub use stats::Counters;

@@ -66,7 +66,9 @@ pub(crate) fn create_map(
 /// The map of a keyed aggregation, if `probe` is one.
 fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<MapData>, Error> {
     let key = match &probe.action {
-        Action::Count { key } | Action::Histogram { key, .. } => KeyLayout::new(key).size,
+        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
+            KeyLayout::new(key).size
+        }
         Action::Event { .. } | Action::Running { .. } => 0,
     };
     if key == 0 {
@@ -477,6 +479,7 @@ mod tests {
         let histogram = Action::Histogram {
             value: Expr::Arg(0),
             key: vec![],
+            scale: crate::Scale::Log,
         };
         let count = Action::Count { key: vec![] };
         let standard = EngineOptions::default();

@@ -20,6 +20,49 @@ pub struct AttachSite {
     pub exits: Vec<AttachExit>,
 }
 
+/// A place in the kernel to attach a probe to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct KernelSite {
+    /// Which event; its kind must be the probe's [`crate::KernelSource`].
+    pub hook: KernelHook,
+    /// Its index, below the probe's `sites`.
+    pub site: u32,
+}
+
+/// An event of the kernel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum KernelHook {
+    /// Tracepoints by their numbers in tracefs (`events/GROUP/NAME/id`).
+    Tracepoint {
+        /// The event, or a call's entry.
+        id: u64,
+        /// Where a call ends.
+        end: Option<u64>,
+    },
+    /// A raw tracepoint, by its name without a group.
+    RawTracepoint {
+        /// `inet_sock_set_state`
+        name: String,
+    },
+    /// A kernel function for fentry and fexit.
+    Function {
+        /// Its name, for errors.
+        name: String,
+        /// Its number in the kernel's BTF.
+        btf_id: u32,
+        /// How many arguments it takes: the return value stands behind them.
+        arguments: u8,
+        /// The module that has it; `None`: the kernel itself. Functions of modules are not
+        /// supported yet.
+        module: Option<String>,
+    },
+    /// A kernel function for kprobes.
+    Kprobe {
+        /// Its name.
+        name: String,
+    },
+}
+
 /// An instruction by which a call ends: the stack pointer stands at the return address, as at entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AttachExit {

@@ -6,6 +6,10 @@ use crate::expr::Expr;
 pub const MAX_CAPTURE: u32 = 65536;
 /// The most bytes a string in a key can have.
 pub const MAX_KEY_STRING: u32 = 128;
+/// The most frames of one stack (PERF_MAX_STACK_DEPTH, linux/perf_event.h).
+pub const MAX_STACK_FRAMES: u8 = 127;
+/// The most buckets of a linear histogram.
+pub const MAX_LINEAR_BUCKETS: u32 = 1000;
 /// The most captures (saved and at return together) of one probe: one bit each in a record's
 /// fault mask.
 pub const MAX_CAPTURES: usize = 64;
@@ -15,6 +19,15 @@ pub const MAX_CAPTURES: usize = 64;
 pub enum Capture {
     /// A 64-bit word.
     Int(Expr),
+    /// Return addresses, innermost first, one word each, of at most `frames`
+    /// ([`MAX_STACK_FRAMES`]); marked when cut there. A thread of the kernel has no user stack: it
+    /// is empty. User stacks are followed by frame pointers alone.
+    Stack {
+        /// The program's rather than the kernel's.
+        user: bool,
+        /// The most frames to take.
+        frames: u8,
+    },
     /// A string: NUL-terminated without `len`, else exactly `len` bytes with embedded NULs kept.
     /// Both up to `limit` bytes (1..=[`MAX_CAPTURE`]) and marked when cut.
     Str {
@@ -45,6 +58,21 @@ pub enum KeyPart {
     Int(Expr),
     /// The thread's name.
     Comm,
+    /// `len` bytes, of at most `limit` (1..=[`MAX_KEY_STRING`]); longer ones are cut there.
+    Buf {
+        /// Its address.
+        addr: Expr,
+        /// Its length.
+        len: Expr,
+        /// The most bytes to take.
+        limit: u32,
+    },
+    /// A stack as in [`Capture::Stack`]; stacks are kept apart, see `Engine::stack`. Where one cannot
+    /// be kept the hit is dropped for want of memory.
+    Stack {
+        /// The program's rather than the kernel's.
+        user: bool,
+    },
     /// A string, NUL-terminated without `len`, of at most `limit` bytes (1..=[`MAX_KEY_STRING`]);
     /// longer ones are cut there, so that they share a key.
     Str {
@@ -77,13 +105,66 @@ pub enum Action {
         /// What runs: a coroutine's address.
         value: Expr,
     },
-    /// Adds to a log-linear histogram, see [`crate::hist`].
+    /// Adds to a histogram.
     Histogram {
-        /// The value, unsigned.
+        /// The value; unsigned, but for [`Scale::Linear`], which takes it as signed.
         value: Expr,
         /// The key; empty: one histogram for the probe.
         key: Vec<KeyPart>,
+        /// Its buckets.
+        scale: Scale,
     },
+    /// Counts, and keeps sum, least and largest of each value, as signed 64-bit words (the sum
+    /// wraps). Where one of the values cannot be read the hit is filtered.
+    Stats {
+        /// The values.
+        values: Vec<Expr>,
+        /// The key; empty: one for the probe.
+        key: Vec<KeyPart>,
+    },
+}
+
+/// The buckets of a histogram.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Scale {
+    /// Log-linear, see [`crate::hist`].
+    #[default]
+    Log,
+    /// `buckets` of the same width from `from` on, and one for all values below, one for all above.
+    Linear {
+        /// The least value of the first bucket.
+        from: i64,
+        /// The width of each; not 0.
+        step: u64,
+        /// How many: 1..=[`MAX_LINEAR_BUCKETS`].
+        buckets: u32,
+    },
+}
+
+/// What a probe sits on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum On {
+    /// Instructions of programs: [`crate::AttachSite`].
+    #[default]
+    Program,
+    /// Events of the kernel: [`crate::KernelSite`]. [`Expr::Arg`] and [`Expr::Retval`] are those
+    /// of the kernel's function, [`Expr::Reg`] is not known.
+    Kernel(KernelSource),
+}
+
+/// How the kernel tells of an event.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum KernelSource {
+    /// A tracepoint with its record: [`Expr::Field`] and [`Expr::Context`]. As a call: from one
+    /// tracepoint to another on the same thread (entry and exit of a system call), whose
+    /// [`Expr::Retval`] is the word at offset 16 of the second one's record.
+    Tracepoint,
+    /// A tracepoint's arguments as the kernel passes them (`TP_PROTO`): [`Expr::Arg`].
+    RawTracepoint,
+    /// A kernel function by fentry and fexit (Linux 5.5).
+    Function,
+    /// A kernel function by kprobe and kretprobe.
+    Kprobe,
 }
 
 /// What is probed.
@@ -131,6 +212,9 @@ pub enum FrameName {
     /// The stack pointer, and what the probe with [`Action::Running`] says to run on this thread
     /// (0 where it says nothing): for coroutines that take turns on one stack.
     Running,
+    /// The thread: in the kernel, where a thread is in one system call at a time, and calls of one
+    /// probed function rarely nest (those within are counted as abandoning the outer one).
+    Thread,
 }
 
 /// One probe.
@@ -138,6 +222,11 @@ pub enum FrameName {
 pub struct ProbeSpec {
     /// Its name, for errors and for the kernel's list of programs.
     pub name: String,
+    /// What it sits on.
+    pub on: On,
+    /// Of so many hits one goes on, the others are [`crate::Counters::unsampled`]; 0 and 1: all.
+    /// In a call its entry decides.
+    pub sample: u32,
     /// How many distinct site indexes it can be attached with.
     pub sites: u32,
     /// What is probed.

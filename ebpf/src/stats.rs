@@ -2,7 +2,7 @@
 
 /// Counters of one probe, final once the engine is detached.
 ///
-/// `hits = emitted + aggregated + filtered + dropped_ring + dropped_map + unpaired`, exactly. A
+/// `hits = emitted + aggregated + filtered + unsampled + dropped_ring + dropped_map + unpaired`, exactly. A
 /// call's hits are its entries; a return whose entry was not seen is no hit.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Counters {
@@ -15,6 +15,8 @@ pub struct Counters {
     /// A filter said no (records sent as `kept` among them), or something that it, a value, a
     /// string in a key or the name of a call's frame needed could not be read.
     pub filtered: u64,
+    /// Left out by [`crate::ProbeSpec::sample`].
+    pub unsampled: u64,
     /// The ring buffer was full.
     pub dropped_ring: u64,
     /// A table of keys or of open calls was full, or no scratch memory was free.

@@ -394,6 +394,7 @@ fn large_probes_that_ask_for_their_place_pass_the_verifier() {
                     Action::Histogram {
                         value: Expr::SelfTime,
                         key: key.clone(),
+                        scale: uprof_ebpf::Scale::Log,
                     },
                 )
             };

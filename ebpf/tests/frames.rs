@@ -123,7 +123,15 @@ fn in_and_out(frame: FrameName) -> ProbeSpec {
 
 fn latency(frame: FrameName) -> ProbeSpec {
     let value = Expr::Latency;
-    exits(vec![], frame, Action::Histogram { value, key: vec![] })
+    exits(
+        vec![],
+        frame,
+        Action::Histogram {
+            value,
+            key: vec![],
+            scale: uprof_ebpf::Scale::Log,
+        },
+    )
 }
 
 fn attach_to(engine: &mut Engine, probe: usize, function: usize, rets: &[usize]) {

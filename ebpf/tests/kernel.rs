@@ -86,6 +86,7 @@ fn a_latency_histogram_pairs_every_call() {
                 Action::Histogram {
                     value: Expr::Latency,
                     key: vec![],
+                    scale: uprof_ebpf::Scale::Log,
                 },
             );
             let mut engine = load(spec, &options);
@@ -120,6 +121,7 @@ fn values_land_in_their_buckets_with_exact_sum_and_extremes() {
         let spec = entry(Action::Histogram {
             value: arg(0),
             key: vec![],
+            scale: uprof_ebpf::Scale::Log,
         });
         let mut engine = load(spec, &options);
         attach(&mut engine, addr_of(add));
@@ -171,6 +173,7 @@ fn filters_at_entry_and_at_return_are_accounted() {
             Action::Histogram {
                 value: Expr::Retval,
                 key: vec![],
+                scale: uprof_ebpf::Scale::Log,
             },
         );
         spec.filter = Some(op(BinOp::Lt, arg(0), int(60)));
@@ -323,6 +326,7 @@ fn keyed_histograms_and_counts_are_exact_per_key() {
                 _ => Action::Histogram {
                     value: arg(0),
                     key: key.clone(),
+                    scale: uprof_ebpf::Scale::Log,
                 },
             };
             let mut engine = load(entry(action), &options);
@@ -537,6 +541,7 @@ fn full_frames_drop_at_entry_and_count_once() {
             Action::Histogram {
                 value: Expr::Latency,
                 key: vec![],
+                scale: uprof_ebpf::Scale::Log,
             },
         );
         let mut engine = load(spec, &options);
@@ -595,6 +600,7 @@ fn sites_are_told_apart() {
                 Action::Histogram {
                     value: Expr::Latency,
                     key: vec![],
+                    scale: uprof_ebpf::Scale::Log,
                 },
             ),
         ];
@@ -707,6 +713,7 @@ fn without_a_forced_mechanism_the_newest_is_taken() {
             Action::Histogram {
                 value: Expr::Latency,
                 key: vec![],
+                scale: uprof_ebpf::Scale::Log,
             },
         ),
     ];

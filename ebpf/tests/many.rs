@@ -55,6 +55,7 @@ fn nine_thousand_sites_attach_and_detach_quickly_and_are_told_apart() {
                 Action::Histogram {
                     value: Expr::Latency,
                     key: vec![],
+                    scale: uprof_ebpf::Scale::Log,
                 },
             ),
         };

@@ -34,6 +34,7 @@ fn latency() -> Action {
     Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: uprof_ebpf::Scale::Log,
     }
 }
 

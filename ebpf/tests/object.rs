@@ -17,6 +17,7 @@ fn the_object_has_a_section_per_program_and_relocations_for_maps() {
     let latency = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: uprof_ebpf::Scale::Log,
     };
     let specs = vec![
         entry(Action::Event {

@@ -35,6 +35,7 @@ fn latency() -> Action {
     Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: uprof_ebpf::Scale::Log,
     }
 }
 

@@ -278,6 +278,7 @@ fn large_probes_pass_the_verifier() {
             ..entry(Action::Histogram {
                 value: load_i32(Expr::Arg(2)),
                 key,
+                scale: uprof_ebpf::Scale::Log,
             })
         };
         spec.filter = Some(Expr::BytesEq {
@@ -288,6 +289,7 @@ fn large_probes_pass_the_verifier() {
         spec.action = Action::Histogram {
             value: Expr::Latency,
             key: vec![KeyPart::Int(Expr::Retval), KeyPart::Comm],
+            scale: uprof_ebpf::Scale::Log,
         };
         for returns in [Returns::Replaced, Returns::Exits] {
             for frame in [FrameName::Stack, FrameName::Goroutine, FrameName::Running] {

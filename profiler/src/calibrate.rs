@@ -112,6 +112,8 @@ fn measured(class: Class, options: &EngineOptions) -> Result<u64> {
         false => Vec::new(),
     };
     let spec = ProbeSpec {
+        on: uprof_ebpf::On::Program,
+        sample: 1,
         name: "calibrate".into(),
         sites: 1,
         kind: ProbeKind::Call {
@@ -125,6 +127,7 @@ fn measured(class: Class, options: &EngineOptions) -> Result<u64> {
         action: Action::Histogram {
             value: Expr::Latency,
             key: Vec::new(),
+            scale: uprof_ebpf::Scale::Log,
         },
     };
     let site = AttachSite {

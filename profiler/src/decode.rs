@@ -191,6 +191,7 @@ pub fn key(
                 }
                 Some(KeyValue::Unreadable) if f.ty == Type::Function => UNKNOWN,
                 Some(KeyValue::Int(v)) => scalar(v, &f.ty, names),
+                Some(KeyValue::Stack(_)) => Value::Missing("a stack"),
                 Some(KeyValue::Bytes(bytes)) => Value::Text { bytes, cut: false },
                 Some(KeyValue::Unreadable) => Value::Missing("unreadable"),
                 None => Value::Missing("no key"),

@@ -80,6 +80,7 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
             },
             by,
             unit: "ns".into(),
+            scale: uprof_recipes::Scale::Log,
         },
         Mode::Count => Action::Count { by },
         Mode::Trace if by.is_empty() => Action::Event,

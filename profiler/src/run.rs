@@ -100,6 +100,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
             value: recipes::Expr::latency(),
             by: Vec::new(),
             unit: "ns".into(),
+            scale: uprof_recipes::Scale::Log,
         };
         recipe.probes.push(probe);
         targets.push(TargetSpec::Own);

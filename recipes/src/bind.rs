@@ -3,7 +3,7 @@
 use crate::debug::DebugInfo;
 use crate::error::Error;
 use crate::expr::{Expr, Kind, Type};
-use crate::model::{Action, At, Probe, Recipe};
+use crate::model::{Action, At, Probe, Recipe, Stat};
 
 impl At {
     /// Whether something here can only be told by debug information.
@@ -40,14 +40,12 @@ impl Probe {
     /// Whether something in it can only be told by debug information.
     pub fn needs_debug_info(&self) -> bool {
         let own = |e: &Option<Expr>| e.as_ref().is_some_and(Expr::is_deferred);
-        let action = match &self.action {
-            Action::Event => false,
-            Action::Count { by } => by.iter().any(|(_, e)| e.is_deferred()),
-            Action::Histogram { value, by, .. } => {
-                value.is_deferred() || by.iter().any(|(_, e)| e.is_deferred())
-            }
-        };
-        own(&self.where_) || own(&self.keep) || action || self.at.iter().any(At::needs_debug_info)
+        let keys = self.action.by().iter().map(|(_, e)| e);
+        let action = self.action.values().into_iter().chain(keys);
+        own(&self.where_)
+            || own(&self.keep)
+            || action.into_iter().any(Expr::is_deferred)
+            || self.at.iter().any(At::needs_debug_info)
     }
 
     /// The probe at its place number `at` alone, with all expressions bound to what is known there. It may be
@@ -69,10 +67,20 @@ impl Probe {
             Action::Count { by } => Action::Count {
                 by: keys(by, info, captures)?,
             },
-            Action::Histogram { value, by, unit } => Action::Histogram {
+            Action::Histogram {
+                value,
+                by,
+                unit,
+                scale,
+            } => Action::Histogram {
                 value: number(value, info, captures, "a histogram is of numbers")?,
                 by: keys(by, info, captures)?,
                 unit: unit.clone(),
+                scale: *scale,
+            },
+            Action::Stats { values, by } => Action::Stats {
+                values: stats(values, info, captures)?,
+                by: keys(by, info, captures)?,
             },
         };
         Ok(Probe {
@@ -108,6 +116,20 @@ fn number(
         return Ok(bound);
     }
     Err(e.error(format!("{what}, and this is {}", bound.ty.describe())))
+}
+
+fn stats(
+    values: &[Stat],
+    info: &dyn DebugInfo,
+    captures: &[(String, Expr)],
+) -> Result<Vec<Stat>, Error> {
+    let bound = values.iter().map(|stat| {
+        Ok(Stat {
+            value: number(&stat.value, info, captures, "sums are of numbers")?,
+            ..stat.clone()
+        })
+    });
+    bound.collect()
 }
 
 fn condition(

@@ -186,6 +186,21 @@ pub trait DebugInfo {
     /// A type as its language writes it: `struct client`.
     fn name(&self, ty: TypeRef) -> String;
 
+    /// Whether an integer type is in the network's byte order (`__be16`): its value is what [`crate::Kind::Swap`] makes
+    /// of it.
+    fn network_order(&self, _ty: TypeRef) -> bool {
+        false
+    }
+
+    /// A type of the running kernel by its name, whatever is probed; `struct task_struct` is that of `curtask`. Its
+    /// numbers differ from those of the program's types.
+    ///
+    /// # Errors
+    /// Why none is known: the words follow "the kernel's types are unknown: ".
+    fn kernel_type(&self, _name: &str) -> Result<Option<TypeRef>, String> {
+        Err("nothing tells of them here".to_owned())
+    }
+
     /// Why nothing, or not all, is known here: "redis-server has no debug information", with what to do about
     /// it; it is said with an unknown name. Empty: there is nothing to say.
     fn remark(&self) -> String {

@@ -30,6 +30,7 @@ pub use expr::{
 };
 pub use load::parse;
 pub use model::{
-    Action, Align, At, Column, FrameKey, Join, ObjectRule, Param, ParamKind, Probe, ProbeKind,
-    Recipe, Report, Returns, Spanned, Statements, Target, Top, Value,
+    Action, Align, At, Column, Context, FrameKey, Graph, Join, ObjectRule, Param, ParamKind, Probe,
+    ProbeKind, Provider, Recipe, Report, Returns, Scale, Spanned, Stat, StatKind, Statements,
+    Target, Top, Value,
 };

@@ -121,6 +121,49 @@ pub enum ProbeKind {
     Call,
 }
 
+/// On whose behalf the kernel runs where a probe fires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Context {
+    /// The running thread's: `pid`, `comm` and the like are known, and filters by process hold.
+    #[default]
+    Thread,
+    /// Anybody's: in interrupts the running thread has nothing to do with the event. `pid`, `comm` and the like are
+    /// unknown, and no filter by process is possible.
+    Any,
+}
+
+/// What provides a place to probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    /// The program: functions, USDT probes, lines of source.
+    Program,
+    /// `kernel:FUNCTION`
+    KernelFunction,
+    /// `tracepoint:GROUP:NAME`: a tracepoint's record.
+    Tracepoint,
+    /// `rawtracepoint:NAME`: a tracepoint's arguments.
+    RawTracepoint,
+    /// `syscall:NAME`: a system call, entry and return.
+    Syscall,
+}
+
+impl Provider {
+    /// The kernel's, each with what stands in front of the name.
+    pub const KERNEL: [(&'static str, Provider); 4] = [
+        ("kernel:", Provider::KernelFunction),
+        ("tracepoint:", Provider::Tracepoint),
+        ("rawtracepoint:", Provider::RawTracepoint),
+        ("syscall:", Provider::Syscall),
+    ];
+
+    /// Who provides what a pattern names, and the name without what stands in front.
+    pub fn of(pattern: &str) -> (Provider, &str) {
+        let kernel = Provider::KERNEL.iter();
+        let mut known = kernel.filter_map(|(p, of)| Some((*of, pattern.strip_prefix(p)?)));
+        known.next().unwrap_or((Provider::Program, pattern))
+    }
+}
+
 /// How the return of a call is seen (`return`, `--return`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Returns {
@@ -186,6 +229,15 @@ pub struct Probe {
     pub hidden: bool,
     /// How many bytes of each text or buffer are captured: 1 to [`MAX_TEXT_LIMIT`].
     pub text_limit: u32,
+    /// Of so many hits one is looked at; 1: all. Counts, sums and histograms are scaled up when they are shown, and said
+    /// to be.
+    pub sample: u32,
+    /// Of a count, histogram or sums with a key: how many keys are shown, the largest first. `None`: all.
+    pub top: Option<u32>,
+    /// On whose behalf the kernel runs where it fires.
+    pub context: Context,
+    /// Where it is looked for; `None`: where the recipe says. Not for places in the kernel.
+    pub target: Option<Target>,
     /// One line: what a hit means.
     pub about: Option<String>,
     /// Of a call: how its return is seen.
@@ -208,6 +260,10 @@ impl Probe {
             optional: false,
             hidden: false,
             text_limit: DEFAULT_TEXT_LIMIT,
+            sample: 1,
+            top: None,
+            context: Context::Thread,
+            target: None,
             about: None,
             returns: Returns::Auto,
             uncaught: false,
@@ -223,15 +279,10 @@ impl Probe {
             .flat_map(|a| a.capture.iter().map(|(_, e)| e));
         let filters = self.at.iter().map(|a| &a.where_);
         let filters = filters.chain([&self.where_, &self.keep]).flatten();
-        let (value, by) = match &self.action {
-            Action::Event => (None, &[][..]),
-            Action::Count { by } => (None, by.as_slice()),
-            Action::Histogram { value, by, .. } => (Some(value), by.as_slice()),
-        };
         captures
             .chain(filters)
-            .chain(value)
-            .chain(by.iter().map(|(_, e)| e))
+            .chain(self.action.values())
+            .chain(self.action.by().iter().map(|(_, e)| e))
             .find_map(Expr::first_of_return)
     }
 }
@@ -240,8 +291,8 @@ impl Probe {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct At {
     /// Patterns of functions: name, glob, demangled name with or without parameters; also `usdt:PROVIDER:NAME` and
-    /// `FILE:LINE`, which no call has. All that match are probed; the place as a whole matches when at least one
-    /// does.
+    /// `FILE:LINE`, which no call has, and places in the kernel, with what [`Provider::KERNEL`] says in front. All that
+    /// match are probed; the place as a whole matches when at least one does. One place has one provider.
     pub functions: Vec<Spanned<String>>,
     /// In which of the target's objects; empty: any.
     pub only_in: Vec<ObjectRule>,
@@ -254,6 +305,12 @@ pub struct At {
 }
 
 impl At {
+    /// Who provides it: the same for all its patterns.
+    pub fn provider(&self) -> Provider {
+        let first = self.functions.first();
+        first.map_or(Provider::Program, |f| Provider::of(&f.value).0)
+    }
+
     /// A place named by one function pattern, with nothing captured.
     pub fn function(pattern: impl Into<String>) -> At {
         At {
@@ -300,7 +357,78 @@ pub enum Action {
         by: Vec<(String, Expr)>,
         /// Unit of the value: `bytes`, `ns`, or empty.
         unit: String,
+        /// Its buckets.
+        scale: Scale,
     },
+    /// Sums, extremes and means in the kernel by key, with the number of hits.
+    Stats {
+        /// What is summed up; not empty.
+        values: Vec<Stat>,
+        /// Name and value of each part of the key.
+        by: Vec<(String, Expr)>,
+    },
+}
+
+impl Action {
+    /// The parts of its key.
+    pub fn by(&self) -> &[(String, Expr)] {
+        match self {
+            Action::Event => &[],
+            Action::Count { by } | Action::Histogram { by, .. } | Action::Stats { by, .. } => by,
+        }
+    }
+
+    /// What is made a histogram of, or summed up.
+    pub fn values(&self) -> Vec<&Expr> {
+        match self {
+            Action::Event | Action::Count { .. } => vec![],
+            Action::Histogram { value, .. } => vec![value],
+            Action::Stats { values, .. } => values.iter().map(|s| &s.value).collect(),
+        }
+    }
+}
+
+/// The buckets of a histogram.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// 16 in each power of two.
+    #[default]
+    Log,
+    /// All of one width, from one value to another; values outside are counted below and above.
+    Linear {
+        /// The least value of the first bucket.
+        from: i64,
+        /// The first value that is above all buckets; `from` and a multiple of `step` more.
+        to: i64,
+        /// The width of each; not 0.
+        step: u64,
+    },
+}
+
+/// One value that is summed up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stat {
+    /// Its name in the report.
+    pub name: String,
+    /// The value; an integer, taken as signed.
+    pub value: Expr,
+    /// What of it is shown, in this order; never empty.
+    pub show: Vec<StatKind>,
+    /// Its unit: `bytes`, `ns`, or empty.
+    pub unit: String,
+}
+
+/// What is shown of a value that is summed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatKind {
+    /// The sum.
+    Sum,
+    /// The least.
+    Min,
+    /// The largest.
+    Max,
+    /// The mean.
+    Avg,
 }
 
 /// How records are joined in user space.
@@ -355,6 +483,21 @@ pub struct Report {
     pub group_by: Option<String>,
     /// A closing list of the most expensive.
     pub top: Option<Top>,
+    /// What is drawn as a graph (`--format dot`).
+    pub graph: Option<Graph>,
+}
+
+/// `[report.graph]`: keys of a count or of sums as the edges of a graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// The probe, with a key that has both ends.
+    pub probe: String,
+    /// The part of the key that is where an edge begins.
+    pub from: String,
+    /// The part of the key that is where it ends.
+    pub to: String,
+    /// The value ([`Stat::name`]) whose sum is the edge's weight; `None`: the number of hits.
+    pub weight: Option<String>,
 }
 
 impl Report {

@@ -100,7 +100,7 @@ fn possible_cpus() -> u32 {
 fn key_layout(spec: &ProbeSpec) -> Option<Arc<KeyLayout>> {
     match &spec.action {
         Action::Event { .. } | Action::Running { .. } => None,
-        Action::Count { key } | Action::Histogram { key, .. } => {
+        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
             Some(Arc::new(KeyLayout::new(key)))
         }
     }

@@ -146,6 +146,9 @@ impl<'a> Emitter<'a> {
                 self.expr(e, fault)?;
                 self.fit(*ty);
             }
+            Expr::Field { .. } | Expr::Context | Expr::Task | Expr::Swap { .. } => {
+                return Err("is not compiled yet".into());
+            }
             Expr::Cond(c, a, b) => {
                 let (other, end) = (self.asm.label(), self.asm.label());
                 self.expr(c, fault)?;

@@ -13,6 +13,14 @@ pub trait Env {
     fn arg(&self, n: u8) -> Result<u64, Fault>;
     /// A register by its DWARF number.
     fn reg(&self, n: u8) -> u64;
+    /// The address of the tracepoint's record.
+    fn context(&self) -> u64 {
+        0
+    }
+    /// The address of the thread's `struct task_struct`.
+    fn task(&self) -> u64 {
+        0
+    }
     /// The return value.
     fn retval(&self) -> u64;
     /// Nanoseconds from entry to return.
@@ -48,6 +56,14 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
         Expr::Const(value) => *value,
         Expr::Arg(n) => env.arg(*n)?,
         Expr::Reg(n) => env.reg(*n),
+        Expr::Field { offset, ty } => {
+            let mut word = [0u8; 8];
+            let addr = env.context().wrapping_add(u64::from(*offset));
+            env.read(addr, &mut word[..ty.bytes()])?;
+            ty.fit(u64::from_le_bytes(word))
+        }
+        Expr::Context => env.context(),
+        Expr::Task => env.task(),
         Expr::Retval => env.retval(),
         Expr::Latency => env.latency(),
         Expr::Depth => env.depth(),
@@ -79,6 +95,7 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
             }
         }
         Expr::Cast { ty, e } => ty.fit(eval(e, env)?),
+        Expr::Swap { bits, e } => eval(e, env)?.swap_bytes() >> (64 - u32::from(*bits)),
         Expr::Cond(c, a, b) => {
             if eval(c, env)? != 0 {
                 eval(a, env)?

@@ -127,6 +127,19 @@ pub enum Expr {
     /// A general register at the hit, by its DWARF number on x86-64: 0 rax, 1 rdx, 2 rcx, 3 rbx,
     /// 4 rsi, 5 rdi, 6 rbp, 7 rsp, 8..=15 r8 to r15, 16 rip (the probed address). At entry only.
     Reg(u8),
+    /// A field of the tracepoint's record, `offset` bytes from its start; of [`crate::On::Tracepoint`]
+    /// only, in a call at its entry.
+    Field {
+        /// Bytes from the start of the record, aligned to the width.
+        offset: u16,
+        /// The width.
+        ty: IntType,
+    },
+    /// The address of the tracepoint's record, for fields that are arrays or lie elsewhere in it
+    /// (`__data_loc`). As [`Expr::Field`].
+    Context,
+    /// The address of the running thread's `struct task_struct`.
+    Task,
     /// The function's return value; in a call's return part only. It faults where the call ended
     /// by a jump into another function, which has yet to compute it.
     Retval,
@@ -151,7 +164,10 @@ pub enum Expr {
     /// An integer captured at entry (index into `Call::saved`); in a call's return part only.
     /// It faults if it could not be read at entry.
     Saved(u16),
-    /// User memory at `addr`, extended to 64 bits.
+    /// Memory at `addr`, extended to 64 bits. In a probe on a program it is the program's memory,
+    /// unless [`Expr::Task`] is part of the address; then, and in probes on the kernel, the address
+    /// itself says whether it is the kernel's memory or the running program's (so do those of
+    /// texts and buffers).
     Load {
         /// The address.
         addr: Box<Expr>,
@@ -176,6 +192,14 @@ pub enum Expr {
     Cast {
         /// To this type.
         ty: IntType,
+        /// The operand.
+        e: Box<Expr>,
+    },
+    /// The low 16, 32 or 64 bits with their bytes in reverse order, zero-extended: from or to the
+    /// network's byte order.
+    Swap {
+        /// 16, 32 or 64.
+        bits: u8,
         /// The operand.
         e: Box<Expr>,
     },
@@ -216,14 +240,18 @@ impl Expr {
             Expr::Depth | Expr::SelfTime | Expr::Parent => true,
             Expr::Const(_)
             | Expr::Arg(_)
+            | Expr::Field { .. }
+            | Expr::Context
+            | Expr::Task
             | Expr::Reg(_)
             | Expr::Retval
             | Expr::Latency
             | Expr::Builtin(_)
             | Expr::Saved(_) => false,
-            Expr::Load { addr: e, .. } | Expr::Unary(_, e) | Expr::Cast { e, .. } => {
-                e.asks_for_chain()
-            }
+            Expr::Load { addr: e, .. }
+            | Expr::Unary(_, e)
+            | Expr::Cast { e, .. }
+            | Expr::Swap { e, .. } => e.asks_for_chain(),
             Expr::Binary { a, b, .. } => a.asks_for_chain() || b.asks_for_chain(),
             Expr::Cond(c, a, b) => [c, a, b].into_iter().any(|e| e.asks_for_chain()),
             Expr::BytesEq { what, .. } => match what {
@@ -236,7 +264,13 @@ impl Expr {
     /// Whether evaluating it can fault.
     pub fn can_fault(&self) -> bool {
         match self {
-            Expr::Const(_) | Expr::Reg(_) | Expr::Latency | Expr::Builtin(_) => false,
+            Expr::Const(_)
+            | Expr::Reg(_)
+            | Expr::Field { .. }
+            | Expr::Context
+            | Expr::Task
+            | Expr::Latency
+            | Expr::Builtin(_) => false,
             Expr::Arg(n) => *n >= REGISTER_ARGS,
             Expr::Depth
             | Expr::SelfTime
@@ -244,7 +278,7 @@ impl Expr {
             | Expr::Retval
             | Expr::Saved(_)
             | Expr::Load { .. } => true,
-            Expr::Unary(_, e) | Expr::Cast { e, .. } => e.can_fault(),
+            Expr::Unary(_, e) | Expr::Cast { e, .. } | Expr::Swap { e, .. } => e.can_fault(),
             Expr::Binary { a, b, .. } => a.can_fault() || b.can_fault(),
             Expr::Cond(c, a, b) => c.can_fault() || a.can_fault() || b.can_fault(),
             Expr::BytesEq { what, .. } => matches!(what, BytesSource::Str { .. }),

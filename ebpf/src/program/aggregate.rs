@@ -7,7 +7,7 @@ use crate::expr::compile::Reason;
 use crate::helper;
 use crate::hist;
 use crate::layout::{Counter, KeyLayout, KeySlot, hist_words};
-use crate::spec::{Action, KeyPart};
+use crate::spec::{Action, KeyPart, Scale};
 
 use Reg::{R0, R1, R2, R3, R4, R7, R8, R9, R10};
 
@@ -32,7 +32,17 @@ impl Program<'_> {
                 return Ok(());
             }
             Action::Count { key } => key,
-            Action::Histogram { value, key } => {
+            Action::Stats { .. }
+            | Action::Histogram {
+                scale: Scale::Linear { .. },
+                ..
+            } => {
+                return Err((
+                    "the action".into(),
+                    "statistics and linear histograms are not compiled yet".into(),
+                ));
+            }
+            Action::Histogram { value, key, .. } => {
                 part_of("the histogram's value", self.emit.expr(value, unreadable))?;
                 self.emit.asm.mov(R9, R0);
                 key
@@ -100,6 +110,9 @@ impl Program<'_> {
             KeyPart::Int(e) => {
                 self.emit.expr(e, fault)?;
                 self.emit.asm.store(Size::DW, R10, at, R0);
+            }
+            KeyPart::Stack { .. } | KeyPart::Buf { .. } => {
+                return Err("stacks and bytes are no keys yet".into());
             }
             KeyPart::Comm => {
                 self.emit.stack(R1, at);

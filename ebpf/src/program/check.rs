@@ -24,7 +24,7 @@ pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
                 ));
             }
         }
-        Action::Count { key } | Action::Histogram { key, .. } => {
+        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
             for (i, part) in key.iter().enumerate() {
                 if let KeyPart::Str { limit, .. } = part {
                     bound(format!("key part {i}"), *limit, MAX_KEY_STRING)?;

@@ -249,7 +249,7 @@ impl Program<'_> {
         }
         asm.store(Size::DW, R10, key + frame_key::PROCESS, R0);
         match name {
-            FrameName::Stack => {}
+            FrameName::Stack | FrameName::Thread => {}
             FrameName::Goroutine => self.stack_top(owner, unreadable),
             FrameName::Running => {
                 self.find_running(owner);

@@ -104,6 +104,8 @@ mod tests {
     /// its result, whether the call was counted as nested, and frames kept.
     fn entry(part: Part, atomics: bool, ends: Returns, depth: Option<u32>) -> (u64, u64, usize) {
         let spec = ProbeSpec {
+            on: crate::On::Program,
+            sample: 1,
             name: "test".into(),
             sites: 1,
             kind: ProbeKind::Call {

@@ -252,6 +252,7 @@ impl Program<'_> {
         let at = self.layout.slot(slot);
         let (fault, end) = (self.emit.asm.label(), self.emit.asm.label());
         match capture {
+            Capture::Stack { .. } => return Err("stacks are not captured yet".into()),
             Capture::Saved(_) => return Err("a saved capture cannot be captured again".into()),
             Capture::Int(e) => {
                 self.emit.expr(e, fault)?;

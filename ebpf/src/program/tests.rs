@@ -148,6 +148,8 @@ fn decode(words: &[u64]) -> HistData {
 
 fn spec(kind: ProbeKind, action: Action) -> ProbeSpec {
     ProbeSpec {
+        on: crate::On::Program,
+        sample: 1,
         name: "test".into(),
         sites: 1,
         kind,
@@ -311,7 +313,11 @@ fn filters_say_no_or_cannot_tell() {
 fn a_histogram_has_exact_sum_and_extremes() {
     for atomics in [true, false] {
         let value = Expr::Arg(0);
-        let action = Action::Histogram { value, key: vec![] };
+        let action = Action::Histogram {
+            value,
+            key: vec![],
+            scale: crate::Scale::Log,
+        };
         let mut b = Bench::new(spec(ProbeKind::Entry, action), atomics);
         let values = [5, 0, 16, 1 << 40, u64::MAX - 3, 17, 31, 32, u64::MAX];
         let mut buckets = vec![0; hist::BUCKETS];
@@ -342,6 +348,7 @@ fn keyed_aggregations_insert_find_and_fill_up() {
     let action = Action::Histogram {
         value: Expr::Arg(2),
         key,
+        scale: crate::Scale::Log,
     };
     let mut b = Bench::new(spec(ProbeKind::Entry, action.clone()), true);
     for i in 0..6 {
@@ -428,6 +435,7 @@ fn an_unreadable_value_is_filtered_and_told_an_unreadable_key_is_a_key() {
     let action = Action::Histogram {
         value: unreadable(),
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut b = Bench::new(spec(ProbeKind::Entry, action), true);
     b.hit(&[]);
@@ -456,6 +464,7 @@ fn a_call_keeps_its_time_in_a_frame_and_removes_it() {
     let action = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut b = Bench::new(spec(call(vec![]), action), true);
     b.hit(&[]);
@@ -510,6 +519,7 @@ fn full_frames_are_dropped_at_entry_and_a_filtered_entry_leaves_no_stale_frame()
     let action = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut s = spec(call(vec![]), action);
     s.filter = Some(Expr::Arg(0));
@@ -530,6 +540,7 @@ fn a_session_pairs_by_the_kernels_cookie() {
     let action = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut s = spec(call(vec![]), action);
     s.filter = Some(Expr::Arg(0));
@@ -556,6 +567,7 @@ fn a_forked_process_returns_from_no_call() {
     let action = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut b = Bench::new(spec(call(vec![]), action), true);
     b.part(Part::Session, regs(&[]));
@@ -664,6 +676,7 @@ fn what_cannot_be_compiled_is_named() {
     let action = Action::Histogram {
         value: eq,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     assert!(why(spec(ProbeKind::Entry, action)).contains("at most 63"));
 }

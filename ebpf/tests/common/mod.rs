@@ -93,6 +93,8 @@ pub fn attach(engine: &mut Engine, function: usize) {
 
 pub fn call(saved: Vec<Capture>, action: Action) -> ProbeSpec {
     ProbeSpec {
+        on: uprof_ebpf::On::Program,
+        sample: 1,
         name: "call".into(),
         sites: 1,
         kind: ProbeKind::Call {
@@ -110,6 +112,8 @@ pub fn call(saved: Vec<Capture>, action: Action) -> ProbeSpec {
 /// A call that ends at its exits.
 pub fn exits(saved: Vec<Capture>, frame: FrameName, action: Action) -> ProbeSpec {
     ProbeSpec {
+        on: uprof_ebpf::On::Program,
+        sample: 1,
         name: "exits".into(),
         kind: ProbeKind::Call {
             saved,
@@ -140,6 +144,8 @@ pub fn exit_site(function: usize, index: u32, rets: &[usize]) -> AttachSite {
 
 pub fn entry(action: Action) -> ProbeSpec {
     ProbeSpec {
+        on: uprof_ebpf::On::Program,
+        sample: 1,
         name: "entry".into(),
         sites: 1,
         kind: ProbeKind::Entry,

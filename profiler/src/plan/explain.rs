@@ -79,10 +79,24 @@ impl Plan {
             Action::Count { by: keys } => {
                 writeln!(text, "  then     count in the kernel by {}", by(keys))
             }
+            Action::Stats { values, by: keys } => {
+                let names: Vec<String> = values.iter().map(|s| s.value.to_string()).collect();
+                let keys = if keys.is_empty() {
+                    String::new()
+                } else {
+                    format!(", by {}", by(keys))
+                };
+                writeln!(
+                    text,
+                    "  then     sums in the kernel of {}{keys}",
+                    names.join(", ")
+                )
+            }
             Action::Histogram {
                 value,
                 by: keys,
                 unit,
+                ..
             } => {
                 let keys = if keys.is_empty() {
                     String::new()
@@ -177,5 +191,7 @@ fn type_name(ty: &recipes::Type) -> String {
         recipes::Type::Str => "text".into(),
         recipes::Type::Bytes => "bytes".into(),
         recipes::Type::Function => "function".into(),
+        recipes::Type::Stack => "stack".into(),
+        recipes::Type::Address => "address".into(),
     }
 }

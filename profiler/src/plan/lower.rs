@@ -59,11 +59,20 @@ impl Lowering {
                 B::Cond(Box::new(self.entry(c)), a, b)
             }
             Kind::Cast(inner) => cast(&e.ty, self.entry(inner)),
+            Kind::Field(offset) => B::Field {
+                offset: *offset,
+                ty: int_type(&e.ty),
+            },
+            Kind::Context => B::Context,
+            Kind::Task => B::Task,
+            Kind::Swap(inner) => swap(&e.ty, self.entry(inner)),
             Kind::After(inner) => self.entry(inner),
             // Captures are put in their place beforehand, and what is deferred is bound; texts are captured, keys,
             // or sides of a comparison: the checker lets them stand nowhere else.
             Kind::Capture(_)
             | Kind::Deferred(_)
+            | Kind::Stack { .. }
+            | Kind::Address { .. }
             | Kind::Str(_)
             | Kind::ReadStr { .. }
             | Kind::ReadChars { .. }
@@ -78,7 +87,7 @@ impl Lowering {
             return self.save(Capture::Int(value));
         }
         match &e.kind {
-            Kind::Arg(_) | Kind::Reg(_) => {
+            Kind::Arg(_) | Kind::Reg(_) | Kind::Field(_) | Kind::Context => {
                 let value = self.entry(e);
                 self.save(Capture::Int(value))
             }
@@ -102,6 +111,7 @@ impl Lowering {
                 Box::new(self.at_return(b, after)),
             ),
             Kind::Cast(inner) => cast(&e.ty, self.at_return(inner, after)),
+            Kind::Swap(inner) => swap(&e.ty, self.at_return(inner, after)),
             Kind::After(inner) => self.at_return(inner, true),
             _ => self.entry(e),
         }
@@ -282,6 +292,8 @@ fn depends_on_entry(e: &Expr) -> bool {
             e.kind,
             Kind::Arg(_)
                 | Kind::Reg(_)
+                | Kind::Field(_)
+                | Kind::Context
                 | Kind::Load(_)
                 | Kind::ReadStr { .. }
                 | Kind::ReadChars { .. }
@@ -317,6 +329,27 @@ fn cast(ty: &Type, e: B) -> B {
         _ => match int_type(ty) {
             b::IntType { bits: 64, .. } => e,
             ty => B::Cast { ty, e: Box::new(e) },
+        },
+    }
+}
+
+/// From the network's byte order.
+fn swap(ty: &Type, e: B) -> B {
+    let bits = int_type(ty).bits;
+    B::Swap {
+        bits,
+        e: Box::new(e),
+    }
+}
+
+/// The buckets of a histogram.
+pub fn scale(scale: uprof_recipes::Scale) -> uprof_ebpf::Scale {
+    match scale {
+        uprof_recipes::Scale::Log => uprof_ebpf::Scale::Log,
+        uprof_recipes::Scale::Linear { from, to, step } => uprof_ebpf::Scale::Linear {
+            from,
+            step,
+            buckets: (to.wrapping_sub(from).cast_unsigned() / step.max(1)) as u32,
         },
     }
 }

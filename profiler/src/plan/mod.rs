@@ -318,11 +318,20 @@ fn variant(
         recipes::Action::Count { by } => Action::Count {
             key: keys(&mut low, at, by, limits, &mut key)?,
         },
-        recipes::Action::Histogram { value, by, .. } => {
-            let value = low.scalar(&inlined(value));
-            let key = keys(&mut low, at, by, limits, &mut key)?;
-            Action::Histogram { value, key }
-        }
+        recipes::Action::Histogram {
+            value, by, scale, ..
+        } => Action::Histogram {
+            value: low.scalar(&inlined(value)),
+            key: keys(&mut low, at, by, limits, &mut key)?,
+            scale: lower::scale(*scale),
+        },
+        recipes::Action::Stats { values, by } => Action::Stats {
+            values: values
+                .iter()
+                .map(|s| low.scalar(&inlined(&s.value)))
+                .collect(),
+            key: keys(&mut low, at, by, limits, &mut key)?,
+        },
     };
     let wheres: Vec<Expr> = [&at.where_, &probe.where_]
         .into_iter()
@@ -354,6 +363,8 @@ fn variant(
         at: at_index,
         bound: None,
         spec: ProbeSpec {
+            on: uprof_ebpf::On::Program,
+            sample: probe.sample,
             name: probe.name.clone(),
             sites: 1,
             kind,
@@ -377,10 +388,9 @@ fn expressions<'a>(probe: &'a recipes::Probe, at: &'a recipes::At) -> Vec<&'a Ex
         .collect();
     match &probe.action {
         recipes::Action::Event => all.extend(at.capture.iter().map(|(_, e)| e)),
-        recipes::Action::Count { by } => all.extend(by.iter().map(|(_, e)| e)),
-        recipes::Action::Histogram { value, by, .. } => {
-            all.push(value);
-            all.extend(by.iter().map(|(_, e)| e));
+        action => {
+            all.extend(action.values());
+            all.extend(action.by().iter().map(|(_, e)| e));
         }
     }
     all

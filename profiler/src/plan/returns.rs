@@ -307,6 +307,7 @@ pub(super) fn explained(v: &Variant) -> String {
             let (exits, stepped) = (exits.count(), stepped.count());
             let named = match v.pairing.frame {
                 FrameName::Stack => "the stack pointer",
+                FrameName::Thread => "their thread",
                 FrameName::Goroutine => "goroutine and depth of its stack",
                 FrameName::Running => "the stack pointer and what runs on the thread ([frame])",
             };

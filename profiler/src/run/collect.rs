@@ -139,6 +139,7 @@ impl Collector {
                     let named = decode::keyed(counts, variant, plan, |there, n| *there += n);
                     add_counts(&mut summary, &probe.name, named);
                 }
+                Action::Stats { .. } => {}
                 Action::Histogram { value, unit, .. } => {
                     let name = histogram_name(&probe.name, value);
                     let all = engine.histograms(index).map_err(io::Error::other)?;

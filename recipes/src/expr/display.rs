@@ -87,6 +87,8 @@ impl Display for Type {
             Type::Str => f.write_str("text"),
             Type::Bytes => f.write_str("bytes"),
             Type::Function => f.write_str("function"),
+            Type::Stack => f.write_str("stack"),
+            Type::Address => f.write_str("address"),
             Type::Enum(e) => f.write_str(&e.name),
             Type::Named(named) => f.write_str(&named.name),
             Type::Deferred => f.write_str("by debug information"),
@@ -112,6 +114,8 @@ impl Type {
             Type::Str => "a text".to_owned(),
             Type::Bytes => "a run of bytes".to_owned(),
             Type::Function => "a function".to_owned(),
+            Type::Stack => "a stack".to_owned(),
+            Type::Address => "an address of the network".to_owned(),
             Type::Enum(e) => format!("a value of {}", e.name),
             Type::Named(named) => format!("a {}", named.name),
             Type::Deferred => "known by debug information".to_owned(),
@@ -187,6 +191,23 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
             None => write!(f, "reg({n})"),
         },
         Kind::Deferred(deferred) => f.write_str(deferred.text().trim()),
+        Kind::Field(offset) => write!(f, "field({offset})"),
+        Kind::Context => f.write_str("context"),
+        Kind::Task => f.write_str("curtask"),
+        Kind::Stack { user } => f.write_str(if *user { "ustack" } else { "kstack" }),
+        Kind::Swap(inner) => {
+            f.write_str("ntoh(")?;
+            write(f, inner, 0, false)?;
+            f.write_char(')')
+        }
+        Kind::Address { port, .. } => {
+            f.write_str(if port.is_some() { "endpoint(" } else { "ntop(" })?;
+            for (i, part) in e.children().into_iter().enumerate() {
+                f.write_str(if i > 0 { ", " } else { "" })?;
+                write(f, part, 0, false)?;
+            }
+            f.write_char(')')
+        }
         Kind::Retval => f.write_str("retval"),
         Kind::Latency => f.write_str("latency"),
         Kind::Depth => f.write_str("depth"),

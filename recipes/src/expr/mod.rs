@@ -63,6 +63,31 @@ pub enum Kind {
     Builtin(Builtin),
     /// Argument 0 to 9, as the calling convention passes it; `u64`.
     Arg(u8),
+    /// A field of a tracepoint's record, so many bytes from its start; as wide as the node's type (integer). At its
+    /// entry only, in a call.
+    Field(u16),
+    /// The address of a tracepoint's record.
+    Context,
+    /// `curtask`: the running thread's `struct task_struct`; [`Type::U64`] until debug information gives it a type.
+    Task,
+    /// An integer in the network's byte order (big-endian), as wide as the node's type: its value.
+    Swap(Box<Expr>),
+    /// `kstack`, `ustack`: where the thread is, in the kernel or in the program; [`Type::Stack`].
+    Stack {
+        /// The program's.
+        user: bool,
+    },
+    /// `ntop(...)`, `endpoint(...)`: an address of the network, with its port or without; [`Type::Address`].
+    Address {
+        /// The family (2: IPv4, 10: IPv6); `None`: IPv4 where there is no `v6`, else IPv6.
+        family: Option<Box<Expr>>,
+        /// Where the 4 bytes of an IPv4 address stand.
+        v4: Option<Box<Expr>>,
+        /// Where the 16 bytes of an IPv6 address stand.
+        v6: Option<Box<Expr>>,
+        /// The port, in the host's byte order.
+        port: Option<Box<Expr>>,
+    },
     /// A register at the hit, by its DWARF number on x86-64 (0 rax, 1 rdx, 2 rcx, 3 rbx, 4 rsi, 5 rdi, 6 rbp,
     /// 7 rsp, 8 to 15 r8 to r15, 16 rip: the probed address); `u64`. In a call it is that of the entry.
     Reg(u8),
@@ -218,14 +243,28 @@ impl Expr {
             | Kind::SelfTime
             | Kind::Parent
             | Kind::Deferred(_)
+            | Kind::Field(_)
+            | Kind::Context
+            | Kind::Task
+            | Kind::Stack { .. }
             | Kind::Capture(_) => vec![],
             Kind::Load(e)
             | Kind::Unary { e, .. }
             | Kind::Cast(e)
+            | Kind::Swap(e)
             | Kind::After(e)
             | Kind::ReadChars { addr: e, .. } => vec![e],
             Kind::Binary { a, b, .. } => vec![a, b],
             Kind::Cond { c, a, b } => vec![c, a, b],
+            Kind::Address {
+                family,
+                v4,
+                v6,
+                port,
+            } => [family, v4, v6, port]
+                .into_iter()
+                .filter_map(|e| e.as_deref())
+                .collect(),
             Kind::ReadStr { addr, len } => std::iter::once(&**addr).chain(len.as_deref()).collect(),
             Kind::ReadBuf { addr, len } => vec![addr, len],
         }
@@ -245,14 +284,28 @@ impl Expr {
             | Kind::SelfTime
             | Kind::Parent
             | Kind::Deferred(_)
+            | Kind::Field(_)
+            | Kind::Context
+            | Kind::Task
+            | Kind::Stack { .. }
             | Kind::Capture(_) => vec![],
             Kind::Load(e)
             | Kind::Unary { e, .. }
             | Kind::Cast(e)
+            | Kind::Swap(e)
             | Kind::After(e)
             | Kind::ReadChars { addr: e, .. } => vec![e],
             Kind::Binary { a, b, .. } => vec![a, b],
             Kind::Cond { c, a, b } => vec![c, a, b],
+            Kind::Address {
+                family,
+                v4,
+                v6,
+                port,
+            } => [family, v4, v6, port]
+                .into_iter()
+                .filter_map(|e| e.as_deref_mut())
+                .collect(),
             Kind::ReadStr { addr, len } => std::iter::once(&mut **addr)
                 .chain(len.as_deref_mut())
                 .collect(),

@@ -140,103 +140,38 @@ fn sized(addr: &Expr, len: Expr, literal: &[u8]) -> Expr {
 
 /// See [`Expr::with_captures`].
 pub(super) fn inline(e: &Expr, captures: &[(String, Expr)]) -> Expr {
-    let go = |e: &Expr| Box::new(inline(e, captures));
-    let kind = match &e.kind {
+    match &e.kind {
         // A capture may name those before it.
         Kind::Capture(name) => match captures.iter().position(|(n, _)| n == name) {
-            Some(at) => return inline(&captures[at].1, &captures[..at]),
-            None => e.kind.clone(),
+            Some(at) => inline(&captures[at].1, &captures[..at]),
+            None => e.clone(),
         },
         Kind::Binary {
             op: op @ (BinOp::Eq | BinOp::Ne),
             a,
             b,
             ..
-        } if matches!(b.kind, Kind::Str(_)) => {
-            let Kind::Str(literal) = &b.kind else {
-                return e.clone();
-            };
-            return compare(*go(a), literal, *op == BinOp::Eq);
+        } if let Kind::Str(literal) = &b.kind => {
+            compare(inline(a, captures), literal, *op == BinOp::Eq)
         }
-        Kind::Int(_)
-        | Kind::Str(_)
-        | Kind::Builtin(_)
-        | Kind::Arg(_)
-        | Kind::Reg(_)
-        | Kind::Deferred(_)
-        | Kind::Retval
-        | Kind::Latency
-        | Kind::Depth
-        | Kind::SelfTime
-        | Kind::Parent => e.kind.clone(),
-        Kind::Load(a) => Kind::Load(go(a)),
-        Kind::Cast(a) => Kind::Cast(go(a)),
-        Kind::After(a) => Kind::After(Box::new(without_after(*go(a)))),
-        Kind::Unary { op, e } => Kind::Unary { op: *op, e: go(e) },
-        Kind::Binary { op, signed, a, b } => Kind::Binary {
-            op: *op,
-            signed: *signed,
-            a: go(a),
-            b: go(b),
-        },
-        Kind::Cond { c, a, b } => Kind::Cond {
-            c: go(c),
-            a: go(a),
-            b: go(b),
-        },
-        Kind::ReadStr { addr, len } => Kind::ReadStr {
-            addr: go(addr),
-            len: len.as_ref().map(|l| go(l)),
-        },
-        Kind::ReadBuf { addr, len } => Kind::ReadBuf {
-            addr: go(addr),
-            len: go(len),
-        },
-        Kind::ReadChars { addr, size } => Kind::ReadChars {
-            addr: go(addr),
-            size: *size,
-        },
-    };
-    Expr {
-        kind,
-        ty: e.ty.clone(),
-        span: e.span.clone(),
+        kind => {
+            let nested = matches!(kind, Kind::After(_));
+            let mut e = e.clone();
+            for child in e.children_mut() {
+                *child = inline(child, captures);
+                if nested {
+                    without_after(child);
+                }
+            }
+            e
+        }
     }
 }
 
 /// `after()` is never nested: inside one, another means nothing more.
-fn without_after(e: Expr) -> Expr {
-    let Expr { kind, ty, span } = e;
-    let go = |e: Box<Expr>| Box::new(without_after(*e));
-    let kind = match kind {
-        Kind::After(inner) => return without_after(*inner),
-        Kind::Load(a) => Kind::Load(go(a)),
-        Kind::Cast(a) => Kind::Cast(go(a)),
-        Kind::Unary { op, e } => Kind::Unary { op, e: go(e) },
-        Kind::Binary { op, signed, a, b } => Kind::Binary {
-            op,
-            signed,
-            a: go(a),
-            b: go(b),
-        },
-        Kind::Cond { c, a, b } => Kind::Cond {
-            c: go(c),
-            a: go(a),
-            b: go(b),
-        },
-        Kind::ReadStr { addr, len } => Kind::ReadStr {
-            addr: go(addr),
-            len: len.map(go),
-        },
-        Kind::ReadBuf { addr, len } => Kind::ReadBuf {
-            addr: go(addr),
-            len: go(len),
-        },
-        Kind::ReadChars { addr, size } => Kind::ReadChars {
-            addr: go(addr),
-            size,
-        },
-        leaf => leaf,
-    };
-    Expr { kind, ty, span }
+fn without_after(e: &mut Expr) {
+    while let Kind::After(inner) = &e.kind {
+        *e = (**inner).clone();
+    }
+    e.children_mut().into_iter().for_each(without_after);
 }

@@ -27,6 +27,11 @@ pub enum Type {
     Bytes,
     /// A probed function, shown by its name: `parent`. It can be captured or be a key, and nothing else.
     Function,
+    /// A stack: addresses of code, innermost first. It can be captured or be a key, and nothing else.
+    Stack,
+    /// An address of the network, with its port or without; shown as `127.0.0.1:80`, `[::1]:80`, `::1`. It can be
+    /// captured or be a key, and nothing else.
+    Address,
     /// An enumeration, from debug information: an integer whose values have names.
     Enum(Arc<EnumType>),
     /// What a pointer of debug information points to, where that is no integer and no pointer. No bound
@@ -113,7 +118,12 @@ impl Type {
             Type::Void => Some(1),
             Type::Enum(e) => Some(u64::from(e.bits) / 8),
             Type::Named(named) => named.size,
-            Type::Str | Type::Bytes | Type::Function | Type::Deferred => None,
+            Type::Str
+            | Type::Bytes
+            | Type::Function
+            | Type::Stack
+            | Type::Address
+            | Type::Deferred => None,
         }
     }
 }

@@ -5,7 +5,9 @@ use toml::de::{DeTable, DeValue};
 use super::is_name;
 use super::reader::{Key, Reader, Val};
 use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
-use crate::model::{Action, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Returns};
+use crate::model::{
+    Action, Context, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Returns, Scale,
+};
 use crate::suggest;
 
 const KEYS: &[&str] = &[
@@ -158,6 +160,10 @@ impl Reading<'_> {
             optional,
             hidden,
             text_limit,
+            sample: 1,
+            top: None,
+            context: Context::Thread,
+            target: None,
             about,
             returns: self.returns(t),
             uncaught: self.uncaught(t),
@@ -334,7 +340,12 @@ impl Reading<'_> {
                     String::new()
                 }
             });
-            return Some(Action::Histogram { value, by, unit });
+            return Some(Action::Histogram {
+                value,
+                by,
+                unit,
+                scale: Scale::Log,
+            });
         }
         if let Some((key, _)) = t.get_key_value("unit") {
             r.report(r.error(key.span(), "`unit` without `histogram`"));

@@ -29,6 +29,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
             .get("group_by")
             .and_then(|v| reading.capture(v, "group_by", &[])),
         top: t.get("top").and_then(|v| reading.top(v)),
+        graph: None,
     }
 }
 

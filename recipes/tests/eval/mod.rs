@@ -63,7 +63,16 @@ impl World {
             Kind::Cond { c, a, b } => self.eval(if self.eval(c) != 0 { a } else { b }),
             Kind::Cast(inner) => extend(self.eval(inner), &e.ty),
             Kind::After(inner) => self.eval(inner),
-            Kind::Parent
+            Kind::Swap(inner) => {
+                let bits = 8 * e.ty.size().expect("an integer has a size") as u32;
+                self.eval(inner).swap_bytes() >> (64 - bits)
+            }
+            Kind::Field(_)
+            | Kind::Context
+            | Kind::Task
+            | Kind::Stack { .. }
+            | Kind::Address { .. }
+            | Kind::Parent
             | Kind::Str(_)
             | Kind::ReadStr { .. }
             | Kind::ReadChars { .. }

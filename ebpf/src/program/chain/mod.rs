@@ -132,11 +132,12 @@ fn asks(spec: &ProbeSpec) -> bool {
             addr.asks_for_chain() || len.as_ref().is_some_and(Expr::asks_for_chain)
         }
         Capture::Buf { addr, len, .. } => addr.asks_for_chain() || len.asks_for_chain(),
-        Capture::Saved(_) => false,
+        Capture::Saved(_) | Capture::Stack { .. } => false,
     };
     let part = |p: &KeyPart| match p {
         KeyPart::Int(e) => e.asks_for_chain(),
-        KeyPart::Comm => false,
+        KeyPart::Comm | KeyPart::Stack { .. } => false,
+        KeyPart::Buf { addr, len, .. } => addr.asks_for_chain() || len.asks_for_chain(),
         KeyPart::Str { addr, len, .. } => {
             addr.asks_for_chain() || len.as_ref().is_some_and(Expr::asks_for_chain)
         }
@@ -147,7 +148,10 @@ fn asks(spec: &ProbeSpec) -> bool {
     let action = match &spec.action {
         Action::Event { captures } => captures.iter().any(capture),
         Action::Count { key } => key.iter().any(part),
-        Action::Histogram { value, key } => value.asks_for_chain() || key.iter().any(part),
+        Action::Histogram { value, key, .. } => value.asks_for_chain() || key.iter().any(part),
+        Action::Stats { values, key } => {
+            values.iter().any(Expr::asks_for_chain) || key.iter().any(part)
+        }
         Action::Running { .. } => false,
     };
     action
@@ -188,7 +192,7 @@ impl Program<'_> {
         asm.store(Size::DW, R10, thread, R0);
         asm.store_imm(Size::DW, R10, owner, 0);
         match name {
-            FrameName::Stack => {}
+            FrameName::Stack | FrameName::Thread => {}
             FrameName::Goroutine => {
                 asm.alu_imm(Alu::Rsh, R0, 32);
                 asm.alu_imm(Alu::Lsh, R0, 32);

@@ -25,6 +25,8 @@ const PROBES: usize = 6;
 fn probe(index: usize) -> ProbeSpec {
     let function = FUNCTIONS.iter().find(|f| f.1.contains(&index)).unwrap();
     ProbeSpec {
+        on: crate::On::Program,
+        sample: 1,
         name: "test".into(),
         // Each has a site of its own, since the machine has one map of frames.
         sites: PROBES as u32,

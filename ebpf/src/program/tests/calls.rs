@@ -28,6 +28,7 @@ fn latency() -> Action {
     Action::Histogram {
         value: Expr::Latency,
         key: vec![],
+        scale: crate::Scale::Log,
     }
 }
 
@@ -153,6 +154,7 @@ fn what_a_function_returns_is_not_known_where_it_jumps_into_another() {
     let value = Action::Histogram {
         value: Expr::Retval,
         key: vec![],
+        scale: crate::Scale::Log,
     };
     let mut b = Bench::new(spec(exits(vec![], FrameName::Stack), value), true);
     for exit in [RET, jmp] {
