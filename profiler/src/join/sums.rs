@@ -123,6 +123,12 @@ fn text_of(value: &Value) -> String {
         Value::Name(name) => name.clone(),
         Value::Duration(ns) => crate::report::units::duration(*ns as f64),
         Value::Share(part) => part.to_string(),
+        Value::Stack(frames) => frames.join(" < "),
+        Value::Address(address, port) => {
+            let mut text = String::new();
+            crate::report::units::address(&mut text, *address, *port);
+            text
+        }
         Value::Missing(why) => format!("({why})"),
     }
 }

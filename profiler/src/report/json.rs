@@ -7,7 +7,7 @@
 use std::io;
 
 use super::model::{Column, Event, Histogram, Summary, Value};
-use super::{Output, Sink, escape};
+use super::{Output, Sink, escape, units};
 
 /// Writes JSON lines.
 pub(super) struct Json {
@@ -196,6 +196,12 @@ fn value(out: &mut Vec<u8>, value: &Value) {
         Value::Text { bytes, .. } => string(out, bytes),
         Value::Name(name) => string(out, name.as_bytes()),
         Value::Share(share) => float(out, *share),
+        Value::Stack(frames) => array(out, frames, |out, frame| string(out, frame.as_bytes())),
+        Value::Address(address, port) => {
+            let mut text = String::new();
+            units::address(&mut text, *address, *port);
+            string(out, text.as_bytes());
+        }
         Value::Missing(_) => out.extend_from_slice(b"null"),
     }
 }

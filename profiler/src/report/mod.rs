@@ -316,6 +316,7 @@ mod tests {
                 ]],
             }],
             notes: vec!["2 statements were prepared before uprof started".into()],
+            ..Summary::default()
         }
     }
 

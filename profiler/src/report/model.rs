@@ -2,7 +2,10 @@
 //!
 //! The engine's records end as these types; [`super::table`] and [`super::json`] write them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+
+use uprof_recipes::{Align, StatKind};
 
 /// One captured or computed value.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,6 +29,10 @@ pub enum Value {
     Duration(u64),
     /// A part of a whole, 0 to 1: a per cent sign on the terminal, the fraction in JSON.
     Share(f64),
+    /// Where a thread was: its frames in words (`tcp_sendmsg+0x1b`, `main (./a.out)`), innermost first.
+    Stack(Vec<String>),
+    /// An address of the network, with its port where it has one: `127.0.0.1:80`, `[::1]:80`, `::1`.
+    Address(IpAddr, Option<u16>),
     /// There is no value, and why (`unreadable`): `null` in JSON.
     Missing(&'static str),
 }
@@ -50,7 +57,7 @@ pub struct Event {
 }
 
 /// Where every hit of one probe went:
-/// `hits = emitted + aggregated + filtered + dropped + unpaired`.
+/// `hits = emitted + aggregated + filtered + dropped + unpaired + unsampled`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProbeCount {
     /// The probe's name.
@@ -77,6 +84,10 @@ pub struct ProbeCount {
     pub abandoned: u64,
     /// Of the unpaired: the kernel keeps 64 open calls for a thread, and these came on top.
     pub nested: u64,
+    /// Passed over, since one in so many was looked at.
+    pub unsampled: u64,
+    /// Of so many hits one was looked at; up to 1: all of them.
+    pub sample: u32,
 }
 
 impl ProbeCount {
@@ -197,6 +208,76 @@ pub struct Count {
     pub count: u64,
 }
 
+/// Sums and extremes of one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatRow {
+    /// The probe that summed up.
+    pub probe: String,
+    /// The key, as `by` names its parts; empty when there is none.
+    pub key: Vec<(String, Value)>,
+    /// How many hits.
+    pub count: u64,
+    /// The values, in the recipe's order; the same ones in all rows of a probe.
+    pub values: Vec<StatValue>,
+}
+
+/// What is shown of one value that was summed up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StatValue {
+    /// Its name.
+    pub name: String,
+    /// `ns`, `bytes`, or any word; empty for plain numbers.
+    pub unit: String,
+    /// What is shown of it, in the recipe's order.
+    pub shown: Vec<(StatKind, f64)>,
+}
+
+impl StatValue {
+    /// The sum, where it is shown.
+    pub fn sum(&self) -> Option<f64> {
+        let sum = self.shown.iter().find(|(kind, _)| *kind == StatKind::Sum);
+        sum.map(|(_, sum)| *sum)
+    }
+}
+
+/// A distribution of one value in steps of one width, for one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Linear {
+    /// What was measured.
+    pub name: String,
+    /// The key, as `by` names its parts; empty when there is none.
+    pub key: Vec<(String, Value)>,
+    /// `ns`, `bytes`, or any word; empty for plain numbers.
+    pub unit: String,
+    /// How many values, with those below and above.
+    pub count: u64,
+    /// Less than the first step.
+    pub below: u64,
+    /// Beyond the last step.
+    pub above: u64,
+    /// The least, exactly.
+    pub min: i64,
+    /// The greatest, exactly.
+    pub max: i64,
+    /// Their mean, exactly.
+    pub mean: f64,
+    /// How wide a step is.
+    pub step: u64,
+    /// The least value of each step and how many fell into it: all from the first that is not empty to the last.
+    pub buckets: Vec<(i64, u64)>,
+}
+
+/// The graph of `--format dot`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// What it is called.
+    pub name: String,
+    /// What the edges' weights are: a unit (`bytes`, `ns`, any word), or `hits`.
+    pub weight: String,
+    /// From, to, and the weight.
+    pub edges: Vec<(String, String, u64)>,
+}
+
 /// A closing table of a recipe's own, such as the top statements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
@@ -219,6 +300,14 @@ pub struct Summary {
     pub histograms: Vec<Histogram>,
     /// The counts.
     pub counts: Vec<Count>,
+    /// The sums.
+    pub stats: Vec<StatRow>,
+    /// The distributions in steps of one width.
+    pub linear: Vec<Linear>,
+    /// Of which names (of a probe, of a histogram) so many keys are shown only.
+    pub top: Vec<(String, usize)>,
+    /// The graph, where the recipe has one.
+    pub graph: Option<Graph>,
     /// The recipe's own tables.
     pub tables: Vec<Table>,
     /// What the reader should know about this run, a sentence each.
@@ -234,6 +323,10 @@ pub struct Column {
     pub value: ColumnValue,
     /// The least width; without it what suits the value.
     pub width: Option<usize>,
+    /// Where it stands; without it numbers stand at the right.
+    pub align: Option<Align>,
+    /// How a number is shown: `bytes`, `ns`, `hex`, or with any other word after it.
+    pub unit: Option<String>,
 }
 
 impl Column {
@@ -243,6 +336,8 @@ impl Column {
             title: title.into(),
             value,
             width: None,
+            align: None,
+            unit: None,
         }
     }
 }

@@ -326,6 +326,13 @@ pub(super) fn show(out: &mut String, value: &Value) {
         Value::Name(name) => escape::text(out, name.as_bytes()),
         Value::Duration(ns) => out.push_str(&units::duration_aligned(*ns as f64)),
         Value::Share(part) => out.push_str(&units::share(*part)),
+        Value::Stack(frames) => {
+            for (i, frame) in frames.iter().enumerate() {
+                out.push_str(if i == 0 { "" } else { " < " });
+                escape::text(out, frame.as_bytes());
+            }
+        }
+        Value::Address(address, port) => units::address(out, *address, *port),
         Value::Missing(why) => {
             if !why.is_empty() {
                 let _ = write!(out, "({why})");

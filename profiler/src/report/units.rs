@@ -1,4 +1,7 @@
-//! Quantities as people read them: three digits that matter and a unit.
+//! Quantities as people read them: three digits that matter and a unit; and addresses of the network.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 /// A span of time: `123 ns`, `12.3 us`, `1.45 ms`, `2.50 s`, `17.5 min`.
 pub fn duration(ns: f64) -> String {
@@ -89,6 +92,15 @@ pub fn share(part: f64) -> String {
     format!("{:.1} %", part * 100.0)
 }
 
+/// Appends an address of the network: `127.0.0.1:80`, `[::1]:80`, `::1`.
+pub fn address(out: &mut String, address: IpAddr, port: Option<u16>) {
+    // Writing to a string cannot fail.
+    let _ = match port {
+        Some(port) => write!(out, "{}", SocketAddr::new(address, port)),
+        None => write!(out, "{address}"),
+    };
+}
+
 /// A quantity in a histogram's unit: `ns` and `bytes` are scaled, any other word is appended.
 pub fn quantity(value: f64, unit: &str) -> String {
     match unit {
@@ -164,5 +176,19 @@ mod tests {
         assert_eq!(share(0.1234), "12.3 %");
         assert_eq!(quantity(12.0, "pages"), "12 pages");
         assert_eq!(quantity(0.123, ""), "0.12");
+    }
+
+    #[test]
+    fn addresses_of_six_are_in_brackets_before_a_port() {
+        for (text, port, shown) in [
+            ("127.0.0.1", Some(80), "127.0.0.1:80"),
+            ("::1", Some(80), "[::1]:80"),
+            ("::1", None, "::1"),
+            ("::ffff:10.0.0.1", Some(0), "[::ffff:10.0.0.1]:0"),
+        ] {
+            let mut out = String::new();
+            address(&mut out, text.parse().unwrap(), port);
+            assert_eq!(out, shown);
+        }
     }
 }

@@ -353,6 +353,8 @@ pub fn columns(plan: &Plan) -> Vec<Column> {
         .iter()
         .map(|c| Column {
             width: c.width.map(usize::from),
+            align: c.align,
+            unit: c.unit.clone(),
             ..Column::new(c.title.as_str(), value(&c.value))
         })
         .collect()
