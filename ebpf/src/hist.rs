@@ -4,6 +4,9 @@
 //! Values below 16 have a bucket each. Above, with `exp` the position of the highest set bit,
 //! the bucket is `(exp - 3) * 16 + ((value >> (exp - 4)) & 15)`. That covers all 64 bits.
 
+use crate::layout::linear_words;
+use crate::stats::StatData;
+
 /// Buckets of a histogram.
 pub const BUCKETS: usize = 976;
 
@@ -103,6 +106,56 @@ impl HistData {
         for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
             *to += from;
         }
+    }
+}
+
+/// What the kernel aggregated in buckets of the same width; values are signed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LinearData {
+    /// Values below the first bucket.
+    pub below: u64,
+    /// Values above the last bucket.
+    pub above: u64,
+    /// Values per bucket.
+    pub buckets: Vec<u64>,
+    /// The sum of all values; it wraps.
+    pub sum: i64,
+    /// The least value.
+    pub min: i64,
+    /// The largest value.
+    pub max: i64,
+}
+
+impl LinearData {
+    /// Values seen.
+    pub fn count(&self) -> u64 {
+        self.below + self.above + self.buckets.iter().sum::<u64>()
+    }
+
+    /// `None`: there were no values.
+    pub(crate) fn decode(buckets: u32, word: impl Fn(usize) -> u64) -> Option<LinearData> {
+        let first = linear_words::BELOW + 1;
+        let values = StatData::decode(&word);
+        let data = LinearData {
+            below: word(linear_words::BELOW),
+            above: word(first + buckets as usize),
+            buckets: (0..buckets as usize).map(|i| word(first + i)).collect(),
+            sum: values.sum,
+            min: values.min,
+            max: values.max,
+        };
+        (data.count() > 0).then_some(data)
+    }
+
+    pub(crate) fn merge(&mut self, other: &LinearData) {
+        self.below += other.below;
+        self.above += other.above;
+        for (to, from) in self.buckets.iter_mut().zip(&other.buckets) {
+            *to += from;
+        }
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
     }
 }
 

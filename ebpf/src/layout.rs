@@ -2,7 +2,7 @@
 
 use crate::expr::Expr;
 use crate::hist;
-use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec};
+use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec, Scale};
 
 /// A record's header. A call's frame has the same layout: it is the record under construction.
 pub(crate) mod header {
@@ -294,6 +294,35 @@ pub(crate) mod hist_words {
     pub const COUNT: usize = BUCKETS + crate::hist::BUCKETS;
 }
 
+/// Sum and extremes of signed values in memory, as words. The extremes have their sign flipped, so
+/// that they order as unsigned words do, and zeroed memory is the least.
+pub(crate) mod signed_words {
+    /// The sum; it wraps.
+    pub const SUM: usize = 0;
+    /// `!min`.
+    pub const NOT_MIN: usize = 1;
+    /// The largest value.
+    pub const MAX: usize = 2;
+    /// All words.
+    pub const COUNT: usize = 3;
+    /// What flips the sign.
+    pub const FLIP: u64 = 1 << 63;
+}
+
+/// Statistics in memory, as words.
+pub(crate) mod stats_words {
+    /// Hits; last to be added.
+    pub const COUNT: usize = 0;
+    /// [`super::signed_words`] of each value.
+    pub const VALUES: usize = 1;
+}
+
+/// A linear histogram in memory, as words: [`signed_words`] of its value, then these.
+pub(crate) mod linear_words {
+    /// Values below the first bucket, the buckets, values above the last.
+    pub const BELOW: usize = super::signed_words::COUNT;
+}
+
 /// Counters of a probe in one shard, as words of its block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Counter {
@@ -309,6 +338,8 @@ pub(crate) enum Counter {
     Abandoned = 7,
     /// Calls whose return the kernel does not see: too many are pending on the thread.
     Nested = 8,
+    /// Left out by sampling.
+    Unsampled = 9,
 }
 
 /// Words of counters before a block's other parts: two cache lines.
@@ -334,8 +365,8 @@ pub(crate) const MAX_VALUE: u32 = 4 << 20;
 pub(crate) struct Block {
     /// Offset in the shard.
     pub offset: u32,
-    /// Offset in the block of the unkeyed histogram.
-    pub hist: Option<u32>,
+    /// Offset in the block of what is aggregated without a key.
+    pub unkeyed: Option<u32>,
     /// Offset in the block of the site counters.
     pub sites: Option<u32>,
     pub size: u32,
@@ -363,16 +394,15 @@ impl StateLayout {
         let mut offset = 0u32;
         let mut blocks = Vec::new();
         for spec in probes {
-            let hist_bytes = 8 * hist_words::COUNT as u32;
+            let value = table_value(&spec.action);
             let mut size = 8 * COUNTER_WORDS;
-            let mut hist = None;
+            let mut unkeyed = None;
             match &spec.action {
-                Action::Histogram { key, .. } if key.is_empty() => {
-                    hist = Some(size);
-                    size += hist_bytes;
+                Action::Histogram { key, .. } | Action::Stats { key, .. } if key.is_empty() => {
+                    unkeyed = Some(size);
+                    size += value;
                 }
-                Action::Histogram { .. } => zero_bytes = zero_bytes.max(hist_bytes),
-                _ => zero_bytes = zero_bytes.max(8),
+                _ => zero_bytes = zero_bytes.max(value),
             }
             let frame = FrameKind::of(spec).size(&RecordLayout::new(spec));
             zero_bytes = zero_bytes.max(frame);
@@ -383,7 +413,7 @@ impl StateLayout {
             size = size.checked_next_multiple_of(64)?;
             blocks.push(Block {
                 offset,
-                hist,
+                unkeyed,
                 sites,
                 size,
             });
@@ -417,14 +447,22 @@ impl StateLayout {
     }
 }
 
-/// Bytes of a keyed aggregation's value.
+/// Bytes of an aggregation's value.
 pub(crate) fn table_value(action: &Action) -> u32 {
-    match action {
-        Action::Histogram { .. } => 8 * hist_words::COUNT as u32,
-        _ => 8,
-    }
+    let words = match action {
+        Action::Histogram {
+            scale: Scale::Linear { buckets, .. },
+            ..
+        } => linear_words::BELOW as u32 + buckets.saturating_add(2).min(MAX_VALUE),
+        Action::Histogram { .. } => hist_words::COUNT as u32,
+        Action::Stats { values, .. } => {
+            (stats_words::VALUES + signed_words::COUNT * values.len()) as u32
+        }
+        _ => 1,
+    };
+    8 * words
 }
 
 const _: () = assert!(hist_words::COUNT == hist::BUCKETS + 4);
 const _: () =
-    assert!(MARKS.is_power_of_two() && TURN > Counter::Nested as u32 && TURN < COUNTER_WORDS);
+    assert!(MARKS.is_power_of_two() && TURN > Counter::Unsampled as u32 && TURN < COUNTER_WORDS);

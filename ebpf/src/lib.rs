@@ -47,13 +47,13 @@ pub use empty::EmptyProbe;
 pub use engine::{Engine, OpenCall, dump_object, monotonic_ns, unix_offset_ns};
 pub use error::Error;
 pub use expr::Expr;
-pub use hist::HistData;
+pub use hist::{HistData, LinearData};
 pub use key::{KeyBytes, KeyValue};
 pub use record::{Bytes, Record};
 pub use site::{AttachExit, AttachSite, KernelHook, KernelSite};
 pub use spec::{
     Action, Capture, EngineOptions, FrameName, KernelSource, KeyPart, MAX_CAPTURE, MAX_CAPTURES,
-    MAX_KEY_STRING, MAX_LINEAR_BUCKETS, MAX_STACK_FRAMES, Mechanism, On, ProbeKind, ProbeSpec,
-    Returns, Scale,
+    MAX_KEY_STRING, MAX_LINEAR_BUCKETS, MAX_STACK_FRAMES, MAX_STATS, Mechanism, On, ProbeKind,
+    ProbeSpec, Returns, Scale,
 };
-pub use stats::Counters;
+pub use stats::{Counters, StatData, StatsData};

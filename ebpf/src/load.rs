@@ -10,9 +10,11 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 use crate::asm::{Code, Kfunc, MapRef};
 use crate::btf;
 use crate::error::Error;
-use crate::layout::{FrameKind, KeyLayout, RecordLayout, frame_key, table_value};
+use crate::layout::{FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, table_value};
 use crate::program::{CHAIN, Part, SiteSource, TOPS, Target, compile, frame_name, returns};
-use crate::spec::{Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns};
+use crate::spec::{
+    Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns, Scale,
+};
 use crate::sys::{self, attach_type};
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -22,6 +24,8 @@ const MAX_FRAME_BYTES: u32 = 16 << 20;
 const MIN_FRAMES: u32 = 256;
 /// The most memory that a keyed aggregation may take.
 const MAX_TABLE_BYTES: u32 = 64 << 20;
+/// Bytes of a log-linear histogram.
+const LOG_HISTOGRAM: u32 = 8 * hist_words::COUNT as u32;
 /// The verifier's log, when asked for.
 const LOG_BYTES: usize = 16 << 20;
 
@@ -463,7 +467,15 @@ impl Loader<'_> {
 /// How many keys a table has room for; `bytes`: of a key and its value.
 fn table_entries(action: &Action, bytes: u32, options: &EngineOptions) -> u32 {
     let wanted = match action {
-        Action::Histogram { .. } => options.max_keys.min(options.max_histograms),
+        Action::Histogram {
+            scale: Scale::Log, ..
+        } => options.max_keys.min(options.max_histograms),
+        // As much memory as those take.
+        Action::Histogram { .. } => {
+            let room = u64::from(options.max_histograms) * u64::from(LOG_HISTOGRAM);
+            let fit = u32::try_from(room / u64::from(bytes)).unwrap_or(u32::MAX);
+            options.max_keys.min(fit)
+        }
         _ => options.max_keys,
     };
     wanted.clamp(1, MAX_TABLE_BYTES / bytes)
@@ -479,7 +491,7 @@ mod tests {
         let histogram = Action::Histogram {
             value: Expr::Arg(0),
             key: vec![],
-            scale: crate::Scale::Log,
+            scale: Scale::Log,
         };
         let count = Action::Count { key: vec![] };
         let standard = EngineOptions::default();

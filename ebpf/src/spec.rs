@@ -10,6 +10,8 @@ pub const MAX_KEY_STRING: u32 = 128;
 pub const MAX_STACK_FRAMES: u8 = 127;
 /// The most buckets of a linear histogram.
 pub const MAX_LINEAR_BUCKETS: u32 = 1000;
+/// The most values of one statistics action.
+pub const MAX_STATS: usize = 16;
 /// The most captures (saved and at return together) of one probe: one bit each in a record's
 /// fault mask.
 pub const MAX_CAPTURES: usize = 64;
@@ -115,9 +117,9 @@ pub enum Action {
         scale: Scale,
     },
     /// Counts, and keeps sum, least and largest of each value, as signed 64-bit words (the sum
-    /// wraps). Where one of the values cannot be read the hit is filtered.
+    /// wraps), see [`crate::StatsData`]. Where one of the values cannot be read the hit is filtered.
     Stats {
-        /// The values.
+        /// The values: 1..=[`MAX_STATS`].
         values: Vec<Expr>,
         /// The key; empty: one for the probe.
         key: Vec<KeyPart>,
@@ -224,8 +226,11 @@ pub struct ProbeSpec {
     pub name: String,
     /// What it sits on.
     pub on: On,
-    /// Of so many hits one goes on, the others are [`crate::Counters::unsampled`]; 0 and 1: all.
-    /// In a call its entry decides.
+    /// Of so many hits (at most 2^31 - 1) one goes on, the others are
+    /// [`crate::Counters::unsampled`]; 0 and 1: all. It is drawn by a random number before the
+    /// filter is asked: of `k` that went on, `k * sample` estimates all, with a relative standard
+    /// error of `1 / sqrt(k)`. In a call its entry decides, and a session's return then costs
+    /// nothing. [`Action::Running`] cannot be sampled.
     pub sample: u32,
     /// How many distinct site indexes it can be attached with.
     pub sites: u32,
@@ -271,7 +276,7 @@ pub struct EngineOptions {
     /// Keys of each keyed aggregation; further ones are counted as dropped. Preallocated:
     /// a keyed histogram takes 7.9 KiB per key, so its keys are bounded to 64 MiB together.
     pub max_keys: u32,
-    /// Fewer for a histogram: creating a table of 1024 keys takes some 20 ms and 8 MB.
+    /// Fewer for a histogram (for a linear one as many as take that memory): creating a table of 1024 keys takes some 20 ms and 8 MB.
     pub max_histograms: u32,
     /// Calls open at once of each probe, where the kernel does not pair them, and of all probes
     /// together, where one asks for depth, own time or parent; bounded to 16 MiB.

@@ -1,4 +1,6 @@
-//! A probe's accounting: every hit ends in exactly one way.
+//! A probe's accounting: every hit ends in exactly one way; and what [`crate::Action::Stats`] keeps.
+
+use crate::layout::{signed_words, stats_words};
 
 /// Counters of one probe, final once the engine is detached.
 ///
@@ -41,5 +43,65 @@ impl Counters {
     /// Everything that was dropped.
     pub fn dropped(&self) -> u64 {
         self.dropped_ring + self.dropped_map
+    }
+}
+
+/// What [`crate::Action::Stats`] keeps of one key.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StatsData {
+    /// Hits.
+    pub count: u64,
+    /// By value, in the order of the action.
+    pub values: Vec<StatData>,
+}
+
+/// One value's sum and extremes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StatData {
+    /// The sum; it wraps.
+    pub sum: i64,
+    /// The least value.
+    pub min: i64,
+    /// The largest value.
+    pub max: i64,
+}
+
+impl StatData {
+    /// From [`signed_words`] of at least one value.
+    pub(crate) fn decode(word: impl Fn(usize) -> u64) -> StatData {
+        let signed = |word: u64| (word ^ signed_words::FLIP) as i64;
+        StatData {
+            sum: word(signed_words::SUM) as i64,
+            min: signed(!word(signed_words::NOT_MIN)),
+            max: signed(word(signed_words::MAX)),
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &StatData) {
+        self.sum = self.sum.wrapping_add(other.sum);
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
+}
+
+impl StatsData {
+    /// `None`: there were no hits.
+    pub(crate) fn decode(values: usize, word: impl Fn(usize) -> u64) -> Option<StatsData> {
+        let count = word(stats_words::COUNT);
+        let value = |i: usize| {
+            let first = stats_words::VALUES + i * signed_words::COUNT;
+            StatData::decode(|at| word(first + at))
+        };
+        (count > 0).then(|| StatsData {
+            count,
+            values: (0..values).map(value).collect(),
+        })
+    }
+
+    pub(crate) fn merge(&mut self, other: &StatsData) {
+        self.count += other.count;
+        for (to, from) in self.values.iter_mut().zip(&other.values) {
+            to.merge(from);
+        }
     }
 }

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use uprof_ebpf::expr::{BinOp, Builtin, BytesSource, Env, Expr, Fault, IntType, UnOp, eval};
 use uprof_ebpf::{
-    Action, Capture, EngineOptions, FrameName, KeyPart, ProbeKind, ProbeSpec, Returns,
+    Action, Capture, EngineOptions, FrameName, KeyPart, ProbeKind, ProbeSpec, Returns, Scale,
 };
 
 static TEXT: [u8; 33] = *b"abab\0aabbaabb\0babababababababab\0b";
@@ -226,6 +226,46 @@ fn random_expressions_load_and_agree() {
     }
 }
 
+/// Statistics and linear histograms, at entry and of sampled calls.
+fn amounts(options: &EngineOptions) {
+    let address = || KeyPart::Buf {
+        addr: arg(0),
+        len: load_i32(arg(1)),
+        limit: 128,
+    };
+    let scale = Scale::Linear {
+        from: i64::MIN,
+        step: u64::MAX,
+        buckets: 1000,
+    };
+    for key in [vec![], vec![address(), KeyPart::Comm]] {
+        let stats = |value: Expr| Action::Stats {
+            values: vec![value; 16],
+            key: key.clone(),
+        };
+        let linear = |value| Action::Histogram {
+            value,
+            key: key.clone(),
+            scale,
+        };
+        load(entry(stats(load_i32(arg(2)))), options);
+        load(entry(linear(load_i32(arg(2)))), options);
+        // (What is at entry is gone at the return.)
+        if key.is_empty() {
+            for action in [stats(Expr::Latency), linear(Expr::Retval)] {
+                for saved in [vec![], vec![Capture::Int(arg(0))]] {
+                    let sampled = ProbeSpec {
+                        sample: 1000,
+                        sites: 1000,
+                        ..call(saved, action.clone())
+                    };
+                    load(sampled, options);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn large_probes_pass_the_verifier() {
     let _alone = alone();
@@ -278,7 +318,7 @@ fn large_probes_pass_the_verifier() {
             ..entry(Action::Histogram {
                 value: load_i32(Expr::Arg(2)),
                 key,
-                scale: uprof_ebpf::Scale::Log,
+                scale: Scale::Log,
             })
         };
         spec.filter = Some(Expr::BytesEq {
@@ -286,10 +326,11 @@ fn large_probes_pass_the_verifier() {
             literal: b"worker".to_vec(),
         });
         load(spec.clone(), &options);
+        amounts(&options);
         spec.action = Action::Histogram {
             value: Expr::Latency,
             key: vec![KeyPart::Int(Expr::Retval), KeyPart::Comm],
-            scale: uprof_ebpf::Scale::Log,
+            scale: Scale::Log,
         };
         for returns in [Returns::Replaced, Returns::Exits] {
             for frame in [FrameName::Stack, FrameName::Goroutine, FrameName::Running] {

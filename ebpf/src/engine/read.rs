@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use super::Engine;
 use crate::error::Error;
-use crate::hist::{self, HistData};
+use crate::hist::{self, HistData, LinearData};
 use crate::key::KeyBytes;
 use crate::layout::{Counter, WAKE_SENT, header, hist_words, table_value};
 use crate::record::Record;
-use crate::spec::{Action, ProbeKind};
-use crate::stats::Counters;
+use crate::spec::{Action, ProbeKind, Scale};
+use crate::stats::{Counters, StatsData};
 use crate::sys;
 
 /// What the ring buffer puts before each record (BPF_RINGBUF_HDR_SZ).
@@ -38,6 +38,7 @@ impl Engine {
             emitted: self.counter(probe, Counter::Emitted),
             aggregated: self.counter(probe, Counter::Aggregated),
             filtered: self.counter(probe, Counter::Filtered),
+            unsampled: self.counter(probe, Counter::Unsampled),
             dropped_ring: self.counter(probe, Counter::DroppedRing),
             dropped_map: self.counter(probe, Counter::DroppedMap),
             nested: self.counter(probe, Counter::Nested),
@@ -47,7 +48,11 @@ impl Engine {
             ..Counters::default()
         };
         counters.hits = self.counter(probe, Counter::Hits);
-        let ended = counters.emitted + counters.aggregated + counters.filtered + counters.dropped();
+        let ended = counters.emitted
+            + counters.aggregated
+            + counters.filtered
+            + counters.unsampled
+            + counters.dropped();
         if let Some(ProbeKind::Call { .. }) = self.probes.get(probe).map(|p| &p.kind) {
             counters.unpaired = counters.hits.saturating_sub(ended);
         }
@@ -114,19 +119,22 @@ impl Engine {
         }
     }
 
-    /// The histograms of a probe by key; without a key one with an empty key, if it has values.
-    pub fn histograms(&self, probe: usize) -> Result<Vec<(KeyBytes, HistData)>, Error> {
-        let Some(Action::Histogram { key, .. }) = self.probes.get(probe).map(|p| &p.action) else {
-            return Ok(Vec::new());
-        };
+    /// What a probe aggregated by key; without a key of all shards together, with an empty key.
+    /// `decode` has the words of one value, and gives nothing for one that has had no hits.
+    fn aggregates<T>(
+        &self,
+        probe: usize,
+        decode: impl Fn(&dyn Fn(usize) -> u64) -> Option<T>,
+        merge: impl Fn(&mut T, &T),
+    ) -> Result<Vec<(KeyBytes, T)>, Error> {
         let mut all = Vec::new();
-        if key.is_empty() {
-            let mut sum = HistData::default();
-            let at = self.target.state.blocks[probe].hist.unwrap_or(0) as usize;
-            for base in self.words(probe) {
-                sum.merge(&decode_hist(|word| self.state.word(base + at + 8 * word)));
-            }
-            if let (true, Some(Some(layout))) = (sum.count > 0, self.keys.get(probe)) {
+        if let Some(at) = self.target.state.blocks[probe].unkeyed {
+            let shard = |base| decode(&|word| self.state.word(base + at as usize + 8 * word));
+            let sum = self.words(probe).filter_map(shard).reduce(|mut sum, one| {
+                merge(&mut sum, &one);
+                sum
+            });
+            if let (Some(sum), Some(Some(layout))) = (sum, self.keys.get(probe)) {
                 all.push((KeyBytes::new(Vec::new(), Arc::clone(layout)), sum));
             }
             return Ok(all);
@@ -136,9 +144,51 @@ impl Engine {
                 let bytes = value[8 * i..8 * i + 8].try_into().unwrap_or_default();
                 u64::from_ne_bytes(bytes)
             };
-            all.push((key, decode_hist(word)));
+            all.extend(decode(&word).map(|data| (key, data)));
         })?;
         Ok(all)
+    }
+
+    /// The histograms of a probe by key; without a key one with an empty key, if it has values.
+    pub fn histograms(&self, probe: usize) -> Result<Vec<(KeyBytes, HistData)>, Error> {
+        match self.probes.get(probe).map(|p| &p.action) {
+            Some(Action::Histogram {
+                scale: Scale::Log, ..
+            }) => self.aggregates(
+                probe,
+                |word| Some(decode_hist(word)).filter(|hist| hist.count > 0),
+                HistData::merge,
+            ),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The linear histograms of a probe by key; without a key one with an empty key, if it has
+    /// values.
+    pub fn linear(&self, probe: usize) -> Result<Vec<(KeyBytes, LinearData)>, Error> {
+        match self.probes.get(probe).map(|p| &p.action) {
+            Some(Action::Histogram {
+                scale: Scale::Linear { buckets, .. },
+                ..
+            }) => self.aggregates(
+                probe,
+                |word| LinearData::decode(*buckets, word),
+                LinearData::merge,
+            ),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The statistics of a probe by key; without a key one with an empty key, if it has hits.
+    pub fn stats(&self, probe: usize) -> Result<Vec<(KeyBytes, StatsData)>, Error> {
+        match self.probes.get(probe).map(|p| &p.action) {
+            Some(Action::Stats { values, .. }) => self.aggregates(
+                probe,
+                |word| StatsData::decode(values.len(), word),
+                StatsData::merge,
+            ),
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// The counts of a probe by key; without a key see [`Engine::site_hits`].

@@ -1,28 +1,19 @@
-//! Counts and histograms in the kernel.
+//! Aggregations in the kernel: what is added, and to which key.
 
 use super::{Program, Wrong, part_of};
 use crate::asm::{Alu, Cmp, Label, MapRef, Reg, Size};
 use crate::expr::Expr;
 use crate::expr::compile::Reason;
 use crate::helper;
-use crate::hist;
-use crate::layout::{Counter, KeyLayout, KeySlot, hist_words};
-use crate::spec::{Action, KeyPart, Scale};
+use crate::layout::{Counter, KeyLayout, KeySlot};
+use crate::spec::{Action, KeyPart};
 
 use Reg::{R0, R1, R2, R3, R4, R7, R8, R9, R10};
 
 const BPF_NOEXIST: u64 = 1;
-/// Each failed try means that another CPU set a new extreme in between.
-const EXTREME_TRIES: usize = 8;
-
-fn at(word: usize) -> i16 {
-    8 * word as i16
-}
-
 impl Program<'_> {
     /// Aggregates and jumps to `end`; falls through where something could not be read.
     pub(super) fn aggregate(&mut self, action: &Action, end: Label) -> Result<(), Wrong> {
-        let unreadable = self.emit.asm.label();
         let key = match action {
             Action::Event { .. } => return Ok(()),
             Action::Running { .. } => {
@@ -31,56 +22,66 @@ impl Program<'_> {
                 self.emit.asm.jump(end);
                 return Ok(());
             }
-            Action::Count { key } => key,
-            Action::Stats { .. }
-            | Action::Histogram {
-                scale: Scale::Linear { .. },
-                ..
-            } => {
-                return Err((
-                    "the action".into(),
-                    "statistics and linear histograms are not compiled yet".into(),
-                ));
-            }
-            Action::Histogram { value, key, .. } => {
-                part_of("the histogram's value", self.emit.expr(value, unreadable))?;
-                self.emit.asm.mov(R9, R0);
+            Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
                 key
             }
         };
-        let is_hist = matches!(action, Action::Histogram { .. });
-        if key.is_empty() {
-            if is_hist {
-                let base = self.block.hist.unwrap_or(0) as i16;
-                self.add_to_histogram(R7, base);
-            } else {
-                self.count_site();
-            }
-            self.count(Counter::Aggregated);
-            self.emit.asm.jump(end);
+        let (unreadable, full) = (self.emit.asm.label(), self.emit.asm.label());
+        let values = self.evaluate(action, unreadable)?;
+        let (base, offset) = if key.is_empty() {
+            (R7, self.block.unkeyed.unwrap_or(0) as i16)
         } else {
-            let full = self.emit.asm.label();
             let layout = KeyLayout::new(key);
             let place = part_of("the key", self.emit.take(layout.size as i16))?;
             self.key(key, &layout, place)?;
             self.find_or_insert(place, full);
-            if is_hist {
-                self.add_to_histogram(R8, 0);
-            } else {
-                self.emit.asm.constant(R1, 1);
-                self.emit.asm.atomic_add(R8, 0, R1);
-            }
-            self.count(Counter::Aggregated);
-            self.emit.asm.jump(end);
-            self.emit.asm.bind(full);
-            self.count(Counter::DroppedMap);
-            self.emit.asm.jump(end);
+            (R8, 0)
+        };
+        match action {
+            Action::Histogram { scale, .. } => self.add_to_histogram(*scale, base, offset),
+            Action::Stats { .. } => self.add_to_stats(&values, base, offset),
+            _ if key.is_empty() => self.count_site(),
+            _ => self.add_one(base, 0),
         }
+        self.count(Counter::Aggregated);
+        self.emit.asm.jump(end);
+        self.emit.asm.bind(full);
+        self.count(Counter::DroppedMap);
+        self.emit.asm.jump(end);
         self.emit.asm.bind(unreadable);
-        if matches!(action, Action::Histogram { value, .. } if value.can_fault()) {
+        let can_fault = match action {
+            Action::Histogram { value, .. } => value.can_fault(),
+            Action::Stats { values, .. } => values.iter().any(Expr::can_fault),
+            _ => false,
+        };
+        if can_fault {
             self.count(Counter::Unreadable);
         }
         Ok(())
+    }
+
+    /// Evaluates what is to be added: R9 = a histogram's value; of statistics where on the stack
+    /// the values are.
+    fn evaluate(&mut self, action: &Action, unreadable: Label) -> Result<Vec<i16>, Wrong> {
+        match action {
+            Action::Histogram { value, .. } => {
+                part_of("the histogram's value", self.emit.expr(value, unreadable))?;
+                self.emit.asm.mov(R9, R0);
+                Ok(Vec::new())
+            }
+            Action::Stats { values, .. } => {
+                let mut slots = Vec::new();
+                for (i, value) in values.iter().enumerate() {
+                    let what = format!("value {i}");
+                    let slot = part_of(&what, self.emit.take(8))?;
+                    part_of(&what, self.emit.expr(value, unreadable))?;
+                    self.emit.asm.store(Size::DW, R10, slot, R0);
+                    slots.push(slot);
+                }
+                Ok(slots)
+            }
+            _ => Ok(Vec::new()),
+        }
     }
 
     /// Builds the key on the stack at `place`.
@@ -111,9 +112,7 @@ impl Program<'_> {
                 self.emit.expr(e, fault)?;
                 self.emit.asm.store(Size::DW, R10, at, R0);
             }
-            KeyPart::Stack { .. } | KeyPart::Buf { .. } => {
-                return Err("stacks and bytes are no keys yet".into());
-            }
+            KeyPart::Stack { .. } => return Err("stacks are no keys yet".into()),
             KeyPart::Comm => {
                 self.emit.stack(R1, at);
                 self.emit.asm.constant(R2, 16);
@@ -123,7 +122,10 @@ impl Program<'_> {
                 addr,
                 len: Some(len),
                 limit,
-            } => self.sized_text(addr, len, *limit, at, fault)?,
+            } => self.sized(addr, len, *limit, (None, at), fault)?,
+            KeyPart::Buf { addr, len, limit } => {
+                self.sized(addr, len, *limit, (Some(at), at + 8), fault)?;
+            }
             KeyPart::Str {
                 addr,
                 len: None,
@@ -139,6 +141,9 @@ impl Program<'_> {
         }
         self.emit.asm.jump(end);
         self.emit.asm.bind(fault);
+        if let KeyPart::Buf { .. } = part {
+            self.emit.asm.store_imm(Size::DW, R10, at, 0);
+        }
         if let Some(word) = fault_word.filter(|_| part.can_fault()) {
             self.emit.asm.load(Size::DW, R0, R10, word);
             self.emit.asm.constant(R1, 1 << (index & 63));
@@ -149,13 +154,14 @@ impl Program<'_> {
         Ok(())
     }
 
-    /// Reads a text of known length, cut at `limit`, to the stack at `at`.
-    fn sized_text(
+    /// Reads bytes of known length, cut at `limit`, to the stack at `at`; their number is put at
+    /// `count`.
+    fn sized(
         &mut self,
         addr: &Expr,
         len: &Expr,
         limit: u32,
-        at: i16,
+        (count, at): (Option<i16>, i16),
         fault: Label,
     ) -> Result<(), Reason> {
         let slot = self.emit.take(8)?;
@@ -167,6 +173,9 @@ impl Program<'_> {
         self.emit.asm.jump_if_imm(Cmp::Le, R2, limit as i32, whole);
         self.emit.asm.constant(R2, limit.into());
         self.emit.asm.bind(whole);
+        if let Some(count) = count {
+            self.emit.asm.store(Size::DW, R10, count, R2);
+        }
         self.emit.asm.load(Size::DW, R3, R10, slot);
         self.emit.stack(R1, at);
         self.emit.asm.call(helper::PROBE_READ_USER);
@@ -198,91 +207,5 @@ impl Program<'_> {
         self.emit.asm.map(R1, MapRef::Table);
         self.emit.stack(R2, key);
         self.emit.asm.call(helper::MAP_LOOKUP);
-    }
-
-    /// Adds R9 to the histogram at `base + off`.
-    fn add_to_histogram(&mut self, base: Reg, off: i16) {
-        self.bucket_index();
-        let asm = &mut self.emit.asm;
-        asm.alu_imm(Alu::Lsh, R1, 3);
-        asm.alu(Alu::Add, R1, base);
-        asm.constant(R2, 1);
-        asm.atomic_add(R1, off + at(hist_words::BUCKETS), R2);
-
-        asm.mov(R1, R9);
-        if self.target.atomics {
-            let no_carry = asm.label();
-            asm.atomic_fetch_add(base, off + at(hist_words::SUM), R1);
-            asm.alu(Alu::Add, R1, R9);
-            asm.jump_if(Cmp::Ge, R1, R9, no_carry);
-            asm.constant(R1, 1);
-            asm.atomic_add(base, off + at(hist_words::CARRY), R1);
-            asm.bind(no_carry);
-        } else {
-            asm.atomic_add(base, off + at(hist_words::SUM), R1);
-        }
-
-        asm.mov(R1, R9);
-        self.raise(base, off + at(hist_words::MAX));
-        self.emit.asm.mov(R1, R9);
-        self.emit.asm.alu_imm(Alu::Xor, R1, -1);
-        self.raise(base, off + at(hist_words::NOT_MIN));
-    }
-
-    /// R1 = the bucket of R9.
-    fn bucket_index(&mut self) {
-        let asm = &mut self.emit.asm;
-        let small = asm.label();
-        asm.mov(R1, R9);
-        asm.jump_if_imm(Cmp::Lt, R1, 16, small);
-        // R3 = the position of the highest set bit, by halving. Without branches: on values that
-        // vary they are mispredicted, which cost 100 ns of a malloc histogram's 150.
-        asm.mov(R2, R9);
-        asm.constant(R3, 0);
-        for log in (0..6).rev() {
-            // R0 = the step if anything is set above it, else 0: the sign of 0 - (value >> step).
-            asm.mov(R4, R2);
-            asm.alu_imm(Alu::Rsh, R4, 1 << log);
-            asm.constant(R0, 0);
-            asm.alu(Alu::Sub, R0, R4);
-            asm.alu_imm(Alu::Rsh, R0, 63);
-            asm.alu_imm(Alu::Lsh, R0, log);
-            asm.alu(Alu::Rsh, R2, R0);
-            asm.alu(Alu::Add, R3, R0);
-        }
-        asm.mov(R4, R3);
-        asm.alu_imm(Alu::Sub, R4, 4);
-        asm.alu_imm(Alu::And, R4, 63);
-        asm.alu(Alu::Rsh, R1, R4);
-        asm.alu_imm(Alu::And, R1, 15);
-        asm.alu_imm(Alu::Sub, R3, 3);
-        asm.alu_imm(Alu::Lsh, R3, 4);
-        asm.alu(Alu::Add, R1, R3);
-        asm.bind(small);
-        // For the verifier: it is always below.
-        let inside = asm.label();
-        asm.jump_if_imm(Cmp::Lt, R1, hist::BUCKETS as i32, inside);
-        asm.constant(R1, hist::BUCKETS as u64 - 1);
-        asm.bind(inside);
-    }
-
-    /// Raises the word at `base + off` to R1, if that is more.
-    fn raise(&mut self, base: Reg, off: i16) {
-        let asm = &mut self.emit.asm;
-        let done = asm.label();
-        asm.load(Size::DW, R0, base, off);
-        if self.target.atomics {
-            for _ in 0..EXTREME_TRIES {
-                asm.jump_if(Cmp::Le, R1, R0, done);
-                asm.mov(R2, R0);
-                asm.atomic_cmpxchg(base, off, R1);
-                asm.jump_if(Cmp::Eq, R0, R2, done);
-            }
-        } else {
-            // A shard is one CPU's, and preemption is off.
-            asm.jump_if(Cmp::Le, R1, R0, done);
-            asm.store(Size::DW, base, off, R1);
-        }
-        asm.bind(done);
     }
 }

@@ -3,11 +3,20 @@
 use super::Wrong;
 use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout};
 use crate::spec::{
-    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, ProbeKind, ProbeSpec,
+    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, MAX_LINEAR_BUCKETS,
+    MAX_STATS, ProbeKind, ProbeSpec, Scale,
 };
 
 /// What can be told before compiling.
 pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
+    if i32::try_from(spec.sample).is_err() {
+        let why = format!("one of {} is less than one of 2^31", spec.sample);
+        return Err(("its sampling".into(), why));
+    }
+    if spec.sample > 1 && matches!(spec.action, Action::Running { .. }) {
+        let why = "what runs is wrong unless all calls say it";
+        return Err(("its sampling".into(), why.into()));
+    }
     let mut saved_count = 0;
     if let ProbeKind::Call { saved, .. } = &spec.kind {
         saved_count = saved.len();
@@ -25,8 +34,9 @@ pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
             }
         }
         Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
+            amounts(&spec.action)?;
             for (i, part) in key.iter().enumerate() {
-                if let KeyPart::Str { limit, .. } = part {
+                if let KeyPart::Str { limit, .. } | KeyPart::Buf { limit, .. } = part {
                     bound(format!("key part {i}"), *limit, MAX_KEY_STRING)?;
                 }
             }
@@ -48,6 +58,31 @@ pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
         ));
     }
     Ok(())
+}
+
+/// Checks how many values or buckets an aggregation has.
+fn amounts(action: &Action) -> Result<(), Wrong> {
+    let (what, wrong) = match action {
+        Action::Stats { values, .. } => (
+            "the values",
+            (!(1..=MAX_STATS).contains(&values.len()))
+                .then(|| format!("there are {}, not 1 to {MAX_STATS}", values.len())),
+        ),
+        Action::Histogram {
+            scale: Scale::Linear { step, buckets, .. },
+            ..
+        } => {
+            let wrong = if *step == 0 {
+                Some("a bucket's width is 0".into())
+            } else {
+                (!(1..=MAX_LINEAR_BUCKETS).contains(buckets))
+                    .then(|| format!("there are {buckets} buckets, not 1 to {MAX_LINEAR_BUCKETS}"))
+            };
+            ("the histogram", wrong)
+        }
+        _ => return Ok(()),
+    };
+    wrong.map_or(Ok(()), |why| Err((what.into(), why)))
 }
 
 /// Checks an event's captures; how many of them are not saved ones.

@@ -42,7 +42,9 @@ impl Program<'_> {
     pub(super) fn call_entry(&mut self) -> Result<(), Wrong> {
         self.top()?;
         let (reject, full) = (self.emit.asm.label(), self.emit.asm.label());
-        let unreadable = self.emit.asm.label();
+        let (unreadable, unsampled) = (self.emit.asm.label(), self.emit.asm.label());
+        let left_out = self.emit.asm.label();
+        self.sample(unsampled);
         let spec = self.spec;
         let deferred = match defers(spec) {
             true => Some(part_of("the program", self.emit.take(8))?),
@@ -72,10 +74,12 @@ impl Program<'_> {
             self.emit.asm.jump(go_on);
         } else {
             self.count(Counter::Filtered);
-            self.enter_chain(false)?;
-            self.forget_abandoned()?;
-            self.skip_return();
+            self.emit.asm.jump(left_out);
         }
+        self.emit.asm.bind(unsampled);
+        self.count(Counter::Unsampled);
+        self.emit.asm.bind(left_out);
+        self.leave_out()?;
         self.emit.asm.bind(unreadable);
         self.count(Counter::Filtered);
         self.count(Counter::Unreadable);
@@ -84,6 +88,14 @@ impl Program<'_> {
         self.emit.asm.bind(full);
         self.count(Counter::DroppedMap);
         self.forget_chain()?;
+        self.skip_return();
+        Ok(())
+    }
+
+    /// Ends the entry of a call that was filtered, or left out by sampling.
+    fn leave_out(&mut self) -> Result<(), Wrong> {
+        self.enter_chain(false)?;
+        self.forget_abandoned()?;
         self.skip_return();
         Ok(())
     }

@@ -3,10 +3,12 @@
 //! Registers, throughout: R6 the task's registers, R7 the probe's block of counters in this CPU's
 //! shard, R8 the record being built or the call's frame, R9 the end of its bytes or a histogram's
 //! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
-//! `aggregate` counts and histograms, `frame` open calls, `exit` which of them an instruction
+//! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `exit` which of them an instruction
 //! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
-//! which open call is around which, `turn` which of two programs counts an entry.
+//! which open call is around which, `turn` which of two programs counts an entry,
+//! `sample` which hits are left out.
 
+mod add;
 mod aggregate;
 mod chain;
 mod check;
@@ -15,6 +17,7 @@ mod frame;
 mod nesting;
 mod record;
 mod running;
+mod sample;
 #[cfg(test)]
 mod tests;
 pub(crate) mod turn;
@@ -239,9 +242,13 @@ impl Program<'_> {
         match (&self.spec.kind, self.part) {
             (ProbeKind::Entry, _) => {
                 self.top()?;
-                let reject = self.emit.asm.label();
+                let (reject, unsampled) = (self.emit.asm.label(), self.emit.asm.label());
+                self.sample(unsampled);
                 self.filter("the filter", &self.spec.filter, reject)?;
-                self.act(reject)
+                self.act(reject)?;
+                self.emit.asm.bind(unsampled);
+                self.count(Counter::Unsampled);
+                self.leave()
             }
             (ProbeKind::Call { .. }, Part::Entry) => self.call_entry(),
             (ProbeKind::Call { .. }, Part::Return | Part::Exit) => self.call_return(),

@@ -1,5 +1,6 @@
 //! Every shape, run without the kernel, decoded by the crate's own decoder.
 
+mod amounts;
 mod calls;
 mod turns;
 
@@ -55,7 +56,9 @@ impl Bench {
         let mut kernel = Kernel::default();
         kernel.frames.value = FrameKind::of(&spec).size(&layout) as usize;
         kernel.frames.key = frame_key::size(frame_name(&spec)) as usize;
-        if let Action::Count { key } | Action::Histogram { key, .. } = &spec.action {
+        if let Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } =
+            &spec.action
+        {
             kernel.table = Table {
                 key: KeyLayout::new(key).size as usize,
                 value: table_value(&spec.action) as usize,
@@ -127,7 +130,7 @@ impl Bench {
         let state = &self.target.state;
         let mut sum = HistData::default();
         for shard in 0..state.shards {
-            let at = state.first_shard + shard * state.stride + state.blocks[0].hist.unwrap();
+            let at = state.first_shard + shard * state.stride + state.blocks[0].unkeyed.unwrap();
             let words = &self.machine.state[at as usize / 8..];
             sum.merge(&decode(words));
         }

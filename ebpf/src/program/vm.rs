@@ -49,6 +49,7 @@ pub struct Kernel {
     pub cpu: u64,
     pub now: u64,
     pub cookie: u64,
+    pub random: u32,
     pub is_return: bool,
     /// Session cookie.
     pub session: Vec<u64>,
@@ -82,6 +83,7 @@ impl Default for Kernel {
             cpu: 1,
             now: 1000,
             cookie: 0,
+            random: 0,
             is_return: false,
             session: vec![0],
             records: Vec::new(),
@@ -230,6 +232,10 @@ fn helpers() -> Vec<(u32, Helper)> {
         }),
         (KTIME_GET_NS, |_, _, _, _, _| with(|k| k.now)),
         (GET_SMP_PROCESSOR_ID, |_, _, _, _, _| with(|k| k.cpu)),
+        (GET_PRANDOM_U32, |_, _, _, _, _| {
+            // Of the register's upper half nothing is promised.
+            with(|k| 0xabcd_ef00_0000_0000 | u64::from(k.random))
+        }),
         (GET_CURRENT_PID_TGID, |_, _, _, _, _| with(|k| k.pid_tgid)),
         (GET_CURRENT_UID_GID, |_, _, _, _, _| with(|k| k.uid_gid)),
         (GET_CURRENT_CGROUP_ID, |_, _, _, _, _| with(|k| k.cgroup)),

@@ -185,7 +185,7 @@ pub fn load_i32(addr: Expr) -> Expr {
 #[track_caller]
 pub fn accounted(way: &str, c: Counters) {
     let ended = c.emitted + c.aggregated + c.filtered + c.dropped_ring + c.dropped_map;
-    assert_eq!(c.hits, ended + c.unpaired, "{way}: {c:?}");
+    assert_eq!(c.hits, ended + c.unsampled + c.unpaired, "{way}: {c:?}");
 }
 
 /// A literal that is in memory for sure: a probe cannot read a page of a file that nobody has read yet.
