@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow, bail};
 use uprof_recipes as recipes;
-use uprof_recipes::{Action, At, Expr, Probe, ProbeKind, Recipe, Scope, Source};
+use uprof_recipes::{Action, At, Expr, Probe, ProbeKind, Provider, Recipe, Scope, Source};
 
 use crate::cli::ProbeArgs;
 use crate::recipe::rendered;
@@ -52,7 +52,8 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
     } else {
         ProbeKind::Entry
     };
-    let mut scope = if call { Scope::call() } else { Scope::entry() };
+    let scope = if call { Scope::call() } else { Scope::entry() };
+    let mut scope = scope.at(providers(args));
     let mut captures = Vec::new();
     for (name, text) in &named {
         let e = flag_expr("--capture", text, &scope)?;
@@ -118,9 +119,14 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
     Ok((recipe, targets))
 }
 
+/// What provides the probes.
+fn providers(args: &ProbeArgs) -> impl Iterator<Item = Provider> {
+    args.probes.iter().map(|text| Provider::of(text).0)
+}
+
 /// A scope in which every capture is known, to tell whether an expression asks for the return.
 fn everything(args: &ProbeArgs) -> Result<Scope> {
-    let mut scope = Scope::call();
+    let mut scope = Scope::call().at(providers(args));
     for c in &args.capture {
         let (name, text) = split_named("--capture", c)?;
         let e = flag_expr("--capture", text, &scope)?;

@@ -3,7 +3,11 @@
 use crate::debug::DebugInfo;
 use crate::error::Error;
 use crate::expr::{Expr, Kind, Type};
-use crate::model::{Action, At, Probe, Recipe, Stat};
+use crate::model::{Action, At, Probe, Provider, Recipe, Stat};
+
+/// What bytes and constant texts are told that would be keys.
+pub(crate) const NO_KEY: &str =
+    "a key is a number, a text, a function, a stack or an address of the network";
 
 impl At {
     /// Whether something here can only be told by debug information.
@@ -17,19 +21,19 @@ impl At {
     /// # Errors
     /// As [`Expr::bind`].
     pub fn bind(&self, info: &dyn DebugInfo) -> Result<At, Error> {
-        let mut capture: Vec<(String, Expr)> = Vec::new();
+        let mut here = Here::new(info, self.provider());
         for (name, e) in &self.capture {
-            let bound = e.bind_with(info, &capture)?;
+            let bound = here.bind(e)?;
             if matches!(bound.kind, Kind::Str(_)) {
                 return Err(e.error("a constant text is not captured"));
             }
-            capture.push((name.clone(), bound));
+            here.captures.push((name.clone(), bound));
         }
-        let where_ = condition(self.where_.as_ref(), info, &capture)?.filter(says_no);
+        let where_ = here.condition(self.where_.as_ref())?.filter(says_no);
         Ok(At {
             functions: self.functions.clone(),
             only_in: self.only_in.clone(),
-            capture,
+            capture: here.captures,
             where_,
             uncaught: self.uncaught,
         })
@@ -61,31 +65,32 @@ impl Probe {
             });
         };
         let place = place.bind(info)?;
-        let captures = &place.capture;
+        let here = Here {
+            captures: place.capture.clone(),
+            ..Here::new(info, place.provider())
+        };
         let action = match &self.action {
             Action::Event => Action::Event,
-            Action::Count { by } => Action::Count {
-                by: keys(by, info, captures)?,
-            },
+            Action::Count { by } => Action::Count { by: here.keys(by)? },
             Action::Histogram {
                 value,
                 by,
                 unit,
                 scale,
             } => Action::Histogram {
-                value: number(value, info, captures, "a histogram is of numbers")?,
-                by: keys(by, info, captures)?,
+                value: here.number(value, "a histogram is of numbers")?,
+                by: here.keys(by)?,
                 unit: unit.clone(),
                 scale: *scale,
             },
             Action::Stats { values, by } => Action::Stats {
-                values: stats(values, info, captures)?,
-                by: keys(by, info, captures)?,
+                values: here.stats(values)?,
+                by: here.keys(by)?,
             },
         };
         Ok(Probe {
-            where_: condition(self.where_.as_ref(), info, captures)?.filter(says_no),
-            keep: condition(self.keep.as_ref(), info, captures)?,
+            where_: here.condition(self.where_.as_ref())?.filter(says_no),
+            keep: here.condition(self.keep.as_ref())?,
             action,
             at: vec![place],
             ..self.clone()
@@ -105,58 +110,65 @@ fn says_no(e: &Expr) -> bool {
     e.as_int().is_none_or(|v| v == 0)
 }
 
-fn number(
-    e: &Expr,
-    info: &dyn DebugInfo,
-    captures: &[(String, Expr)],
-    what: &str,
-) -> Result<Expr, Error> {
-    let bound = e.bind_with(info, captures)?;
-    if bound.ty.is_scalar() {
-        return Ok(bound);
-    }
-    Err(e.error(format!("{what}, and this is {}", bound.ty.describe())))
+const CONDITION: &str = "a condition is a number";
+
+/// One place, and what is known there.
+struct Here<'a> {
+    info: &'a dyn DebugInfo,
+    provider: Provider,
+    captures: Vec<(String, Expr)>,
 }
 
-fn stats(
-    values: &[Stat],
-    info: &dyn DebugInfo,
-    captures: &[(String, Expr)],
-) -> Result<Vec<Stat>, Error> {
-    let bound = values.iter().map(|stat| {
-        Ok(Stat {
-            value: number(&stat.value, info, captures, "sums are of numbers")?,
-            ..stat.clone()
-        })
-    });
-    bound.collect()
-}
-
-fn condition(
-    e: Option<&Expr>,
-    info: &dyn DebugInfo,
-    captures: &[(String, Expr)],
-) -> Result<Option<Expr>, Error> {
-    let Some(e) = e else { return Ok(None) };
-    let bound = number(e, info, captures, "a condition is a number").map_err(|f| match f.help {
-        None if e.ty != Type::Function => f.help("compare it: name == \"King\""),
-        _ => f,
-    })?;
-    Ok(Some(bound))
-}
-
-fn keys(
-    by: &[(String, Expr)],
-    info: &dyn DebugInfo,
-    captures: &[(String, Expr)],
-) -> Result<Vec<(String, Expr)>, Error> {
-    let mut keys = Vec::new();
-    for (name, e) in by {
-        let bound = e.bind_with(info, captures)?;
-        if bound.ty == Type::Bytes || matches!(bound.kind, Kind::Str(_)) {
-            return Err(e.error("a key is a number, a text or a function"));
+impl<'a> Here<'a> {
+    fn new(info: &'a dyn DebugInfo, provider: Provider) -> Here<'a> {
+        let captures = Vec::new();
+        Here {
+            info,
+            provider,
+            captures,
         }
-        keys.push((name.clone(), bound));
     }
-    Ok(keys)
+
+    fn bind(&self, e: &Expr) -> Result<Expr, Error> {
+        e.bind_at(self.info, &self.captures, Some(self.provider))
+    }
+
+    fn number(&self, e: &Expr, what: &str) -> Result<Expr, Error> {
+        let bound = self.bind(e)?;
+        if bound.ty.is_scalar() {
+            return Ok(bound);
+        }
+        let fault = e.error(format!("{what}, and this is {}", bound.ty.describe()));
+        Err(match bound.ty == Type::Str && what == CONDITION {
+            true => fault.help("compare it: name == \"King\""),
+            false => fault,
+        })
+    }
+
+    fn stats(&self, values: &[Stat]) -> Result<Vec<Stat>, Error> {
+        let bound = values.iter().map(|stat| {
+            Ok(Stat {
+                value: self.number(&stat.value, "sums are of numbers")?,
+                ..stat.clone()
+            })
+        });
+        bound.collect()
+    }
+
+    fn condition(&self, e: Option<&Expr>) -> Result<Option<Expr>, Error> {
+        let Some(e) = e else { return Ok(None) };
+        self.number(e, CONDITION).map(Some)
+    }
+
+    fn keys(&self, by: &[(String, Expr)]) -> Result<Vec<(String, Expr)>, Error> {
+        let mut keys = Vec::new();
+        for (name, e) in by {
+            let bound = self.bind(e)?;
+            if bound.ty == Type::Bytes || matches!(bound.kind, Kind::Str(_)) {
+                return Err(e.error(NO_KEY));
+            }
+            keys.push((name.clone(), bound));
+        }
+        Ok(keys)
+    }
 }

@@ -133,9 +133,10 @@ pub enum Context {
 }
 
 /// What provides a place to probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Provider {
     /// The program: functions, USDT probes, lines of source.
+    #[default]
     Program,
     /// `kernel:FUNCTION`
     KernelFunction,
@@ -160,7 +161,25 @@ impl Provider {
     pub fn of(pattern: &str) -> (Provider, &str) {
         let kernel = Provider::KERNEL.iter();
         let mut known = kernel.filter_map(|(p, of)| Some((*of, pattern.strip_prefix(p)?)));
-        known.next().unwrap_or((Provider::Program, pattern))
+        // `kernel::launch(int)` is a function of C++.
+        let found = known.next().filter(|(_, name)| !name.starts_with(':'));
+        found.unwrap_or((Provider::Program, pattern))
+    }
+
+    /// Whether it is the kernel.
+    pub fn is_kernel(self) -> bool {
+        self != Provider::Program
+    }
+
+    /// What it provides, in a sentence: "a tracepoint".
+    pub fn describe(self) -> &'static str {
+        match self {
+            Provider::Program => "a place in a program",
+            Provider::KernelFunction => "a function of the kernel",
+            Provider::Tracepoint => "a tracepoint",
+            Provider::RawTracepoint => "a raw tracepoint",
+            Provider::Syscall => "a system call",
+        }
     }
 }
 

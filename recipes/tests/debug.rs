@@ -381,7 +381,7 @@ fn what_cannot_be_bound_says_why() {
         ("size > 5000000000", 8, "too large for `size`", ""),
         ("after(size)", 1, "nothing in `after()` is read", ""),
         ("str(client->title)", 5, "text", ""),
-        ("ustack + size", 1, "`ustack` is known to bpftrace", ""),
+        ("usym + size", 1, "`usym` is known to bpftrace", ""),
         ("client + client", 1, "`+` on a pointer", ""),
     ] {
         let e = refused(text);
@@ -514,7 +514,7 @@ fn errors_of_binding_stand_at_their_place_in_the_recipe() {
             "count = true\nby = \"client->mac\"",
             4,
             7,
-            "a key is a number, a text or a function",
+            "a key is a number, a text, a function, a stack or an address of the network",
         ),
         (
             "capture = { a = \"client->argc +\\t siz\" }",

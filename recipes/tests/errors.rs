@@ -126,8 +126,13 @@ fn names_and_types_in_calls() {
                 "unknown function `strr`",
                 "did you mean `str`?",
             ),
-            ("ntop(arg0) == 1", 1, "known to bpftrace", ""),
-            ("ustack == 1", 1, "known to bpftrace", ""),
+            ("usym(arg0) == 1", 1, "known to bpftrace", ""),
+            (
+                "ustack == 1",
+                1,
+                "`ustack` is a stack, which cannot be compared",
+                "a stack can be captured",
+            ),
             (
                 "strncmp(comm, \"a\", 1) == 0",
                 1,
@@ -671,11 +676,11 @@ fn recipes() {
             "",
         ),
         (
-            "[[probe]]\nfunction = \"kernel:tcp_sendmsg\"\nname = \"x\"\n",
+            "[[probe]]\nfunction = \"kprobe:tcp_sendmsg\"\nname = \"x\"\n",
             2,
             12,
-            "`kernel` are not supported in recipes yet",
-            "[target]",
+            "`kprobe:` is of other tools",
+            "write kernel:tcp_sendmsg",
         ),
         (
             "[params]\n\"a-b\" = { type = \"int\" }\n[[probe]]\nfunction = \"f\"\n",

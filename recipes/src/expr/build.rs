@@ -1,6 +1,6 @@
 //! Expressions made without text: by flags, and by debug information.
 
-use super::{BinOp, Builtin, Expr, Kind, Type};
+use super::{BinOp, Builtin, Expr, Kind, Type, fold};
 
 impl Expr {
     /// A constant of type `u64`.
@@ -64,6 +64,56 @@ impl Expr {
             ty: Type::U64,
             span: 0..0,
         }
+    }
+
+    /// The unsigned integer of 1, 2, 4 or 8 bytes that stands so many bytes into a tracepoint's record.
+    pub fn field(offset: u16, bytes: u8) -> Expr {
+        Expr {
+            kind: Kind::Field(offset),
+            ty: Type::Int {
+                bits: 8 * bytes,
+                signed: false,
+            },
+            span: 0..0,
+        }
+    }
+
+    /// The address of a tracepoint's record, a `u64`.
+    pub fn context() -> Expr {
+        Expr {
+            kind: Kind::Context,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// The address of the running thread's `struct task_struct`, a `u64`.
+    pub fn task() -> Expr {
+        Expr {
+            kind: Kind::Task,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// Where the running thread is, in the program or in the kernel.
+    pub fn stack(user: bool) -> Expr {
+        Expr {
+            kind: Kind::Stack { user },
+            ty: Type::Stack,
+            span: 0..0,
+        }
+    }
+
+    /// The value of an integer that stands in the network's byte order, of the same type.
+    pub fn swapped(self) -> Expr {
+        let (ty, span) = (self.ty.clone(), self.span.clone());
+        let bytes = ty.size().unwrap_or(8);
+        let kind = match self.as_int() {
+            Some(v) => Kind::Int(fold::extend(v.swap_bytes() >> (64 - 8 * bytes), &ty)),
+            None => Kind::Swap(Box::new(self)),
+        };
+        Expr { kind, ty, span }
     }
 
     /// The unsigned integer of 1, 2, 4 or 8 bytes that stands at an address.

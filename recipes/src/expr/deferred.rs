@@ -7,6 +7,7 @@ use super::parse::{Node, Syntax, parse};
 use super::{Expr, Kind, Scope, TextMap, check, place};
 use crate::debug::DebugInfo;
 use crate::error::{Error, Source};
+use crate::model::Provider;
 
 /// An expression with names in it that only debug information can know: its text and what is known without.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,11 +46,17 @@ impl Deferred {
     }
 
     /// Checks it again, with the names that `info` knows and the captures as they are bound.
-    fn bind(&self, info: &dyn DebugInfo, captures: &[(String, Expr)]) -> Result<Expr, Error> {
+    fn bind(
+        &self,
+        info: &dyn DebugInfo,
+        captures: &[(String, Expr)],
+        provider: Option<Provider>,
+    ) -> Result<Expr, Error> {
         let scope = Scope {
             captures: captures.to_vec(),
             ..self.scope.clone()
         };
+        let scope = scope.at([provider.unwrap_or(self.scope.provider)]);
         let bound = parse(&self.text)
             .and_then(|tree| check::check(&tree, &self.text, &scope, Some(info)))
             .map_err(|f| f.at(&self.source, &self.map))?;
@@ -108,8 +115,18 @@ impl Expr {
         info: &dyn DebugInfo,
         captures: &[(String, Expr)],
     ) -> Result<Expr, Error> {
+        self.bind_at(info, captures, None)
+    }
+
+    /// The same at a place of this provider; `None`: of the one that it was read for.
+    pub(crate) fn bind_at(
+        &self,
+        info: &dyn DebugInfo,
+        captures: &[(String, Expr)],
+        provider: Option<Provider>,
+    ) -> Result<Expr, Error> {
         match &self.kind {
-            Kind::Deferred(deferred) => deferred.bind(info, captures),
+            Kind::Deferred(deferred) => deferred.bind(info, captures, provider),
             _ => rebind_args(self, &|n| info.argument(n)).map_err(|why| self.error(why)),
         }
     }

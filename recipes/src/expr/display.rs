@@ -146,7 +146,8 @@ fn write(f: &mut Formatter<'_>, e: &Expr, least: u8, bytes: bool) -> fmt::Result
     let own = match &e.kind {
         Kind::Binary { op, .. } => op.precedence(),
         Kind::Cond { .. } => COND,
-        Kind::Unary { .. } | Kind::Cast(_) | Kind::Load(_) => UNARY,
+        Kind::Cast(_) if is_task(e) => ATOM,
+        Kind::Unary { .. } | Kind::Cast(_) | Kind::Load(_) | Kind::Task => UNARY,
         Kind::Int(v) if cast_of(e, *v, bytes) || (e.ty == Type::I64 && (*v as i64) < 0) => UNARY,
         _ => ATOM,
     };
@@ -193,18 +194,40 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
         Kind::Deferred(deferred) => f.write_str(deferred.text().trim()),
         Kind::Field(offset) => write!(f, "field({offset})"),
         Kind::Context => f.write_str("context"),
-        Kind::Task => f.write_str("curtask"),
+        // Its type is the kernel's: what is added to it there counts in bytes.
+        Kind::Task => f.write_str("(u64)curtask"),
+        Kind::Cast(_) if is_task(e) => f.write_str("curtask"),
         Kind::Stack { user } => f.write_str(if *user { "ustack" } else { "kstack" }),
         Kind::Swap(inner) => {
-            f.write_str("ntoh(")?;
+            f.write_str(match e.ty.size() {
+                Some(2) => "ntohs(",
+                Some(4) => "ntohl(",
+                _ => "ntohll(",
+            })?;
             write(f, inner, 0, false)?;
             f.write_char(')')
         }
-        Kind::Address { port, .. } => {
+        Kind::Address {
+            family,
+            v4,
+            v6,
+            port,
+        } => {
             f.write_str(if port.is_some() { "endpoint(" } else { "ntop(" })?;
-            for (i, part) in e.children().into_iter().enumerate() {
-                f.write_str(if i > 0 { ", " } else { "" })?;
-                write(f, part, 0, false)?;
+            match family {
+                Some(family) => write(f, family, 0, false)?,
+                None => f.write_str(if v6.is_some() { "10" } else { "2" })?,
+            }
+            for place in [v4, v6] {
+                f.write_str(", ")?;
+                match place {
+                    Some(at) => write_address(f, at)?,
+                    None => f.write_char('0')?,
+                }
+            }
+            if let Some(port) = port {
+                f.write_str(", ")?;
+                write(f, port, 0, false)?;
             }
             f.write_char(')')
         }
@@ -273,6 +296,20 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
             f.write_char(')')
         }
     }
+}
+
+/// Whether it is `curtask` with its type.
+fn is_task(e: &Expr) -> bool {
+    matches!((&e.kind, &e.ty), (Kind::Cast(inner), Type::Ptr { .. }) if inner.kind == Kind::Task)
+}
+
+/// Where an address of the network stands: as a number, which no size is read out of.
+fn write_address(f: &mut Formatter<'_>, at: &Expr) -> fmt::Result {
+    if at.ty == Type::U64 {
+        return write(f, at, 0, true);
+    }
+    f.write_str("(u64)")?;
+    write(f, at, UNARY, true)
 }
 
 /// A pointee type: `char` where `char*` would be shown.

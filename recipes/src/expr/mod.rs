@@ -26,7 +26,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Source};
-use crate::model::Value;
+use crate::model::{Context, Provider, Value};
 
 pub(crate) use check::is_reserved;
 pub use deferred::{Deferred, rebind_args};
@@ -381,6 +381,12 @@ pub struct Scope {
     pub call: bool,
     /// Only parameters and constants: no probe at all (`when`).
     pub constant: bool,
+    /// What provides the place that is probed.
+    pub provider: Provider,
+    /// What else does: of several places one is probed, and the expression must have a meaning at each.
+    pub also: Vec<Provider>,
+    /// On whose behalf the kernel runs there.
+    pub context: Context,
     /// Captures that may be named.
     pub captures: Vec<(String, Expr)>,
     /// Values of parameters.
@@ -399,6 +405,24 @@ impl Scope {
             call: true,
             ..Scope::default()
         }
+    }
+
+    /// At places that these provide.
+    pub fn at(mut self, providers: impl IntoIterator<Item = Provider>) -> Scope {
+        let mut providers = providers.into_iter();
+        self.provider = providers.next().unwrap_or_default();
+        self.also.clear();
+        for provider in providers {
+            if provider != self.provider && !self.also.contains(&provider) {
+                self.also.push(provider);
+            }
+        }
+        self
+    }
+
+    /// Where the kernel runs on somebody's behalf.
+    pub fn in_context(self, context: Context) -> Scope {
+        Scope { context, ..self }
     }
 
     /// With a capture.
@@ -459,6 +483,14 @@ pub(crate) fn parse_at(
     let fail = |f: Fault| f.at(source, map);
     let tree = parse::parse(text).map_err(fail)?;
     let mut e = check::check(&tree, text, scope, None).map_err(fail)?;
+    for provider in &scope.also {
+        let there = scope.clone().at([*provider]);
+        let other = check::check(&tree, text, &there, None).map_err(fail)?;
+        // What is the same everywhere needs no debug information.
+        if other.ty == Type::Deferred {
+            e = other;
+        }
+    }
     if e.ty == Type::Deferred {
         let deferred = Deferred::new(source, text, map, scope, &tree);
         e.kind = Kind::Deferred(Arc::new(deferred));

@@ -5,7 +5,7 @@ use toml::de::DeTable;
 use super::places::functions;
 use super::reader::{Reader, Val};
 use crate::expr::{Expr, Kind, Scope};
-use crate::model::{FrameKey, Param};
+use crate::model::{FrameKey, Param, Provider};
 
 pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Option<FrameKey> {
     let (key, value) = top.get_key_value("frame")?;
@@ -33,6 +33,12 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Option<Fr
         "the function that runs a coroutine until it yields",
     )
     .map(|v| functions(r, v));
+    for f in functions.iter().flatten() {
+        if Provider::of(&f.value).0.is_kernel() {
+            let fault = r.error(f.span.clone(), "[frame] of a place in the kernel");
+            r.report(fault.help("coroutines are run by a function of the program"));
+        }
+    }
     let running = needed("running", "which coroutine it runs: running = \"arg0\"")
         .and_then(|v| running(r, v, params));
     let about = t.get("about").and_then(|v| r.string(v, "about", "a text"));

@@ -2,13 +2,14 @@
 //!
 //! - `reader`: tables, keys and values with their places
 //! - `params`: `[params]` and values for them
-//! - `probes`: `[[probe]]` and `[[call]]`; `places`: where they are
+//! - `probes`: `[[probe]]` and `[[call]]`; `places`: where they are; `kernel`: places in the kernel
 //! - `frame`: `[frame]`
 //! - `report`: `[report]`
 //! - `join`: `[join.statements]`
 
 mod frame;
 mod join;
+mod kernel;
 mod params;
 mod places;
 mod probes;

@@ -2,16 +2,36 @@
 
 use toml::de::{DeTable, DeValue};
 
+use super::kernel::{check_pattern, kernel_names};
 use super::probes::Reading;
 use super::reader::{Reader, Val};
 use crate::expr::{Scope, Type};
 use crate::model::{At, ObjectRule, ProbeKind, Spanned};
 
 const PLACE_KEYS: &[&str] = &[
-    "function", "usdt", "line", "only_in", "capture", "where", "uncaught",
+    "function",
+    "usdt",
+    "line",
+    "kernel",
+    "tracepoint",
+    "rawtracepoint",
+    "syscall",
+    "only_in",
+    "capture",
+    "where",
+    "uncaught",
 ];
 /// What says where a place is.
-const WHERE_KEYS: &[&str] = &["function", "usdt", "line"];
+const WHERE_KEYS: &[&str] = &[
+    "function",
+    "usdt",
+    "line",
+    "kernel",
+    "tracepoint",
+    "rawtracepoint",
+    "syscall",
+];
+const HOW: &str = "function = \"name\", usdt = \"provider:name\", line = \"file.c:123\", kernel = \"name\", tracepoint = \"group:name\" or syscall = \"name\"";
 
 impl Reading<'_> {
     /// `at = "f"`, `at = ["f", "g"]`, `[[probe.at]]`, or the keys of one place in the probe itself.
@@ -37,7 +57,7 @@ impl Reading<'_> {
                     entry.span(),
                     format!("this [[{}]] has no function", self.key),
                 )
-                .help("function = \"name\", usdt = \"provider:name\", line = \"file.c:123\", or [[.at]] tables"),
+                .help(format!("{HOW}; or [[.at]] tables")),
             );
             return vec![];
         };
@@ -59,13 +79,15 @@ impl Reading<'_> {
         for value in list {
             match value.get_ref() {
                 DeValue::String(_) => {
-                    let functions = functions(r, value);
-                    let capture = shared.map(|c| self.captures(c)).unwrap_or_default();
-                    places.push(At {
-                        functions,
-                        capture,
+                    let mut at = At {
+                        functions: functions(r, value),
                         ..At::default()
-                    });
+                    };
+                    self.kernel_place(&at, None);
+                    if let Some(capture) = shared {
+                        at.capture = self.captures(capture, at.provider());
+                    }
+                    places.push(at);
                 }
                 DeValue::Table(place) => {
                     r.known(place, &format!("[[{}.at]]", self.key), PLACE_KEYS);
@@ -93,7 +115,7 @@ impl Reading<'_> {
         let Some((key, value)) = named.next() else {
             r.report(
                 r.error(whole.span(), "this place has no function")
-                    .help("function = \"name\", usdt = \"provider:name\" or line = \"file.c:123\""),
+                    .help(HOW),
             );
             return None;
         };
@@ -106,8 +128,15 @@ impl Reading<'_> {
         }
         let functions = match key.get_ref().as_ref() {
             "function" => functions(r, value),
-            key => self.points(key, value),
+            key @ ("usdt" | "line") => self.points(key, value),
+            key => kernel_names(r, key, value),
         };
+        let named = At {
+            functions,
+            ..At::default()
+        };
+        let provider = named.provider();
+        self.kernel_place(&named, Some(t));
         let only_in = t
             .get("only_in")
             .map(|v| r.strings(v, "only_in"))
@@ -116,18 +145,19 @@ impl Reading<'_> {
             .iter()
             .map(|s| ObjectRule::parse(&s.value))
             .collect();
-        let capture = capture.map(|c| self.captures(c)).unwrap_or_default();
+        let capture = capture.map(|c| self.captures(c, provider));
+        let capture = capture.unwrap_or_default();
         let where_ = if own_where {
             let scope = Scope {
                 captures: capture.clone(),
-                ..self.scope()
+                ..self.scope(provider)
             };
             t.get("where").and_then(|v| r.condition(v, "where", &scope))
         } else {
             None
         };
         Some(At {
-            functions,
+            functions: named.functions,
             only_in,
             capture,
             where_,
@@ -223,28 +253,7 @@ impl Reading<'_> {
 pub(super) fn functions(r: &Reader, value: &Val<'_>) -> Vec<Spanned<String>> {
     let functions = r.strings(value, "function");
     for f in &functions {
-        if let Some((kind, _)) = f.value.split_once(':')
-            && matches!(
-                kind,
-                "kernel" | "tracepoint" | "usdt" | "kprobe" | "kretprobe" | "uprobe" | "uretprobe"
-            )
-            && !f.value.contains("::")
-        {
-            let fault = r.error(
-                f.span.clone(),
-                match kind {
-                    "usdt" => format!("`{}` is no function's name", f.value),
-                    _ => format!(
-                        "`{}`: probes of kind `{kind}` are not supported in recipes yet",
-                        f.value
-                    ),
-                },
-            );
-            r.report(fault.help(match kind {
-                "usdt" => "a USDT probe has a key of its own: usdt = \"provider:name\"",
-                _ => "a function is named alone; [target] says in which program or library",
-            }));
-        }
+        check_pattern(r, f);
     }
     functions
 }

@@ -3,10 +3,13 @@
 use toml::de::{DeTable, DeValue};
 
 use super::is_name;
+use super::kernel::KERNEL_KEYS;
 use super::reader::{Key, Reader, Val};
+use crate::bind::NO_KEY;
 use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
 use crate::model::{
-    Action, Context, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Returns, Scale,
+    Action, At, Context, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Provider,
+    Returns, Scale,
 };
 use crate::suggest;
 
@@ -31,6 +34,11 @@ const KEYS: &[&str] = &[
     "text_limit",
     "return",
     "uncaught",
+    "kernel",
+    "tracepoint",
+    "rawtracepoint",
+    "syscall",
+    "context",
 ];
 
 /// All probes that are switched on, in the order of the text.
@@ -54,6 +62,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Vec<Probe
                 params,
                 kind,
                 key,
+                context: context(r, table),
             };
             if let Some((probe, on)) = reading.probe(entry, table) {
                 found.push((entry.span().start, probe, on));
@@ -86,11 +95,33 @@ pub(super) struct Reading<'a> {
     params: &'a [Param],
     pub(super) kind: ProbeKind,
     pub(super) key: &'static str,
+    context: Context,
+}
+
+/// `context = "any"`
+fn context(r: &Reader, t: &DeTable<'_>) -> Context {
+    let Some(value) = t.get("context") else {
+        return Context::Thread;
+    };
+    match r.string(value, "context", "a text") {
+        Some("any") => Context::Any,
+        Some("thread") | None => Context::Thread,
+        Some(other) => {
+            let fault = r.error(value.span(), format!("unknown context `{other}`"));
+            r.report(fault.help(
+                "\"thread\": the running thread does what is probed; \"any\": it may have nothing to do with it, as in interrupts",
+            ));
+            Context::Thread
+        }
+    }
 }
 
 impl Reading<'_> {
-    pub(super) fn scope(&self) -> Scope {
+    /// Without captures, for a place of this provider.
+    pub(super) fn scope(&self, provider: Provider) -> Scope {
         Scope {
+            provider,
+            context: self.context,
             call: self.kind == ProbeKind::Call,
             params: self
                 .params
@@ -108,9 +139,10 @@ impl Reading<'_> {
         let name = self.name(entry, t);
         let at = self.places(entry, t);
         let captures = at.first().map(|a| a.capture.clone()).unwrap_or_default();
+        let providers = at.iter().map(At::provider);
         let scope = Scope {
             captures,
-            ..self.scope()
+            ..self.scope(Provider::Program).at(providers)
         };
         let condition = |key: &str| t.get(key).and_then(|v| r.condition(v, key, &scope));
         let where_ = condition("where");
@@ -123,7 +155,7 @@ impl Reading<'_> {
                 "when",
                 &Scope {
                     constant: true,
-                    ..self.scope()
+                    ..self.scope(Provider::Program)
                 },
             )
         });
@@ -162,13 +194,14 @@ impl Reading<'_> {
             text_limit,
             sample: 1,
             top: None,
-            context: Context::Thread,
+            context: self.context,
             target: None,
             about,
             returns: self.returns(t),
             uncaught: self.uncaught(t),
         };
         self.without_return(&probe);
+        self.kernel_keys(t, &probe);
         Some((probe, on))
     }
 
@@ -250,8 +283,9 @@ impl Reading<'_> {
         {
             return Some(name.to_owned());
         }
-        // A USDT probe or a line is as good as a name.
-        let place = t.get("usdt").or_else(|| t.get("line"));
+        // A USDT probe, a line, a place in the kernel is as good as a name.
+        let mut places = ["usdt", "line"].into_iter().chain(KERNEL_KEYS);
+        let place = places.find_map(|key| t.get(key));
         if let Some(name) = place.and_then(|v| v.get_ref().as_str())
             && name.len() <= 64
             && !name.chars().any(char::is_control)
@@ -265,12 +299,12 @@ impl Reading<'_> {
         None
     }
 
-    pub(super) fn captures(&self, value: &Val<'_>) -> Vec<(String, Expr)> {
+    pub(super) fn captures(&self, value: &Val<'_>, provider: Provider) -> Vec<(String, Expr)> {
         let r = self.r;
         let Some(t) = r.table(value, "capture") else {
             return vec![];
         };
-        let scope = self.scope();
+        let scope = self.scope(provider);
         let mut captures: Vec<(String, Expr)> = Vec::new();
         for (key, value) in t.iter() {
             if !self.capture_name(key) {
@@ -372,7 +406,7 @@ impl Reading<'_> {
         };
         for (_, e) in &keys {
             if e.ty == Type::Bytes || matches!(e.kind, Kind::Str(_)) {
-                r.report(r.error(e.span.clone(), "a key is a number, a text or a function"));
+                r.report(r.error(e.span.clone(), NO_KEY));
             }
         }
         if keys.len() > 8 {
@@ -402,7 +436,7 @@ impl Reading<'_> {
             _ => {
                 let scope = Scope {
                     constant: true,
-                    ..self.scope()
+                    ..self.scope(Provider::Program)
                 };
                 r.number(value, "text_limit", &scope, "a size")
                     .and_then(|e| e.as_int())

@@ -11,6 +11,11 @@ pub struct World {
     pub text: &'static str,
 }
 
+/// Where the running thread's task is.
+pub const TASK: u64 = 0x7700_0000;
+/// Where a tracepoint's record is.
+pub const RECORD: u64 = 0x6600_0000;
+
 impl World {
     /// The value of an expression; truth is 1.
     pub fn eval(&self, e: &Expr) -> u64 {
@@ -67,10 +72,14 @@ impl World {
                 let bits = 8 * e.ty.size().expect("an integer has a size") as u32;
                 self.eval(inner).swap_bytes() >> (64 - bits)
             }
-            Kind::Field(_)
-            | Kind::Context
-            | Kind::Task
-            | Kind::Stack { .. }
+            Kind::Task => TASK,
+            Kind::Context => RECORD,
+            Kind::Field(offset) => {
+                let at = Box::new(Expr::int(RECORD + u64::from(*offset)));
+                let kind = Kind::Load(at);
+                self.eval(&Expr { kind, ..e.clone() })
+            }
+            Kind::Stack { .. }
             | Kind::Address { .. }
             | Kind::Parent
             | Kind::Str(_)

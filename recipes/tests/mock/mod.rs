@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod kernel;
+
 use uprof_recipes::Expr;
 use uprof_recipes::debug::{
     BitField, DebugInfo, Member, Place, TextLength, TextShape, TypeRef, TypeShape, Variable,
@@ -271,14 +273,23 @@ impl DebugInfo for World {
     }
 
     fn shape(&self, ty: TypeRef) -> TypeShape {
+        if kernel::has(ty) {
+            return kernel::shape(ty);
+        }
         self.known(ty).shape.clone()
     }
 
     fn size(&self, ty: TypeRef) -> Option<u64> {
+        if kernel::has(ty) {
+            return Some(kernel::size(ty));
+        }
         self.known(ty).size
     }
 
     fn member(&self, ty: TypeRef, name: &str) -> Result<Member, Vec<String>> {
+        if kernel::has(ty) {
+            return kernel::member(ty, name);
+        }
         let members = &self.known(ty).members;
         let found = members.iter().find(|m| m.0 == name);
         found
@@ -291,7 +302,18 @@ impl DebugInfo for World {
     }
 
     fn name(&self, ty: TypeRef) -> String {
+        if kernel::has(ty) {
+            return kernel::type_name(ty);
+        }
         self.known(ty).name.to_owned()
+    }
+
+    fn network_order(&self, ty: TypeRef) -> bool {
+        kernel::has(ty) && kernel::network_order(ty)
+    }
+
+    fn kernel_type(&self, name: &str) -> Result<Option<TypeRef>, String> {
+        Ok(kernel::named(name))
     }
 }
 

@@ -47,7 +47,11 @@ impl Checker<'_> {
                         Some(scalar) => {
                             let bytes = scalar.size().unwrap_or(8) as u8;
                             let e = part(&place, 0, bytes).map_err(unreadable)?;
-                            Checked::plain(typed(e, scalar, span))
+                            let e = typed(e, scalar, span);
+                            Checked::plain(match info.network_order(ty) {
+                                true => e.swapped(),
+                                false => e,
+                            })
                         }
                         None => Checked {
                             place: Some(place),
@@ -73,6 +77,9 @@ impl Checker<'_> {
         operator: &str,
         (name, name_span): (&str, &Range<usize>),
     ) -> Result<Checked> {
+        if self.is_own_name(of) {
+            return self.debug_name(name, name_span);
+        }
         let c = match &of.kind {
             Syntax::Name(name) if !self.scope.constant && is_own_record(of, self.scope) => {
                 self.debug_name(name, &of.span)?
@@ -97,16 +104,44 @@ impl Checker<'_> {
         ) {
             return Err(self.no_record(n, of, operator, name, &c.e.ty));
         }
+        self.member_in(&n.span, info, (&place, &record), (name, name_span))
+    }
+
+    /// `name` of the record that a pointer of debug information points to.
+    pub(super) fn member_of(
+        &self,
+        span: &Range<usize>,
+        info: &dyn DebugInfo,
+        pointer: &Checked,
+        name: &str,
+    ) -> Result<Checked> {
+        match self.record(pointer, false) {
+            Some((place, record)) => self.member_in(span, info, (&place, &record), (name, span)),
+            None => {
+                let what = format!("`{name}` is sought in {}", pointer.e.ty.describe());
+                Err(Fault::new(span.clone(), what))
+            }
+        }
+    }
+
+    /// `name` of a record that is at a place.
+    fn member_in(
+        &self,
+        span: &Range<usize>,
+        info: &dyn DebugInfo,
+        (place, record): (&Place, &NamedType),
+        (name, name_span): (&str, &Range<usize>),
+    ) -> Result<Checked> {
         let member = info
             .member(record.ty, name)
             .map_err(|known| unknown_member(&record.name, name, name_span, &known))?;
         let unreadable =
-            |why: String| Fault::new(n.span.clone(), format!("`{name}` of {} {why}", record.name));
+            |why: String| Fault::new(span.clone(), format!("`{name}` of {} {why}", record.name));
         let Some(bits) = member.bits else {
-            let place = within(&place, member.offset).map_err(unreadable)?;
-            return self.value(&n.span, info, place, member.ty);
+            let place = within(place, member.offset).map_err(unreadable)?;
+            return self.value(span, info, place, member.ty);
         };
-        let unit = part(&place, member.offset, bits.unit).map_err(unreadable)?;
+        let unit = part(place, member.offset, bits.unit).map_err(unreadable)?;
         let Some(ty) = scalar(info, member.ty, &info.shape(member.ty), 0) else {
             return Err(unreadable("is a bit field of no integer".to_owned()));
         };
@@ -114,8 +149,21 @@ impl Checker<'_> {
         let e = bit_field(unit, bits, signed).map_err(unreadable)?;
         Ok(Checked {
             debug: true,
-            ..Checked::plain(typed(e, ty, &n.span))
+            ..Checked::plain(typed(e, ty, span))
         })
+    }
+
+    /// `args` in `args.skb`: in the kernel, a way to write arguments and fields that are called like a word of the
+    /// language, unless one of them is called that itself.
+    fn is_own_name(&self, of: &Node) -> bool {
+        let named = matches!(&of.kind, Syntax::Name(name) if name == "args");
+        let captured = || self.scope.captures.iter().any(|(n, _)| n == "args");
+        named
+            && self.scope.provider.is_kernel()
+            && !captured()
+            && self
+                .info
+                .is_some_and(|info| info.variable("args") == Ok(None))
     }
 
     /// The record that a member is taken of, and where it is. A dot serves for pointers, too, as in Go and Rust.
@@ -165,7 +213,11 @@ impl Checker<'_> {
         if c.is_deferred() {
             return Ok(Checked::deferred(&n.span));
         }
-        let (address, to) = match (c.place, c.e.kind) {
+        let kind = match c.e.kind {
+            Kind::Swap(inner) => inner.kind,
+            kind => kind,
+        };
+        let (address, to) = match (c.place, kind) {
             (Some(Place::Memory(address)), _) => (address, c.e.ty),
             (None, Kind::Load(address)) => (*address, c.e.ty),
             _ => {
@@ -181,7 +233,12 @@ impl Checker<'_> {
     }
 
     /// A type that only debug information knows; `None`: there is no debug information yet.
-    pub(super) fn named_type(&self, to: &TypeName, name: &str) -> Result<Option<Type>> {
+    pub(super) fn named_type(
+        &self,
+        to: &TypeName,
+        name: &str,
+        of_kernel: bool,
+    ) -> Result<Option<Type>> {
         let Some(info) = self.info else {
             return Ok(None);
         };
@@ -192,11 +249,16 @@ impl Checker<'_> {
             format!("union {name}"),
             format!("enum {name}"),
         ];
-        let Some(ty) = spellings.iter().find_map(|s| info.named(s)) else {
-            let fault = Fault::new(
-                to.span.clone(),
-                format!("the debug information has no type `{name}`"),
-            );
+        let named = |s: &String| match of_kernel {
+            true => info.kernel_type(s).ok().flatten(),
+            false => info.named(s),
+        };
+        let Some(ty) = spellings.iter().find_map(named) else {
+            let who = match of_kernel || self.scope.provider.is_kernel() {
+                true => "this kernel",
+                false => "the debug information",
+            };
+            let fault = Fault::new(to.span.clone(), format!("{who} has no type `{name}`"));
             return Err(match info.remark() {
                 remark if remark.is_empty() => fault,
                 remark => fault.help(remark),
@@ -339,6 +401,8 @@ pub(super) fn pointee(info: &dyn DebugInfo, to: Option<TypeRef>, depth: u32) -> 
     };
     match info.shape(ty) {
         TypeShape::Void | TypeShape::Function => Type::Void,
+        // Whoever reads it must turn it round.
+        _ if info.network_order(ty) => named(info, ty),
         shape => scalar(info, ty, &shape, depth).unwrap_or_else(|| named(info, ty)),
     }
 }

@@ -40,11 +40,13 @@ impl Checker<'_> {
             ));
         }
         arity(n, name, args.len())?;
-        if name == "after" {
-            return self.after(n, &args[0]);
-        }
-        if name == "reg" {
-            return self.register(n, &args[0]);
+        match name {
+            "after" => return self.after(n, &args[0]),
+            "reg" => return self.register(n, &args[0]),
+            "sock" => return self.sock(n, &args[0]),
+            "ntop" | "endpoint" => return self.address(n, name, args),
+            "ntohs" | "ntohl" | "ntohll" => return self.host_order(n, name, &args[0]),
+            _ => {}
         }
         let addr = self.scalar(&args[0], &format!("`{name}()`"))?;
         if addr.is_deferred() {
@@ -215,6 +217,14 @@ impl Checker<'_> {
 
     /// `reg("rdi")`
     fn register(&self, n: &Node, arg: &Node) -> Result<Checked> {
+        if self.scope.provider.is_kernel() {
+            let what = format!(
+                "`reg()` reads a program's registers, and this is {}",
+                self.scope.provider.describe()
+            );
+            return Err(Fault::new(n.span.clone(), what)
+                .help("the kernel's arguments and fields are written by their names"));
+        }
         let known = || (0..=16).filter_map(register_name);
         let Syntax::Text(name) = &arg.kind else {
             return Err(
@@ -240,18 +250,21 @@ impl Checker<'_> {
 
 /// Whether a function has as many arguments as it takes.
 fn arity(n: &Node, name: &str, found: usize) -> Result<()> {
-    let (least, most) = match name {
-        "str" => (1, 2),
-        "buf" | "chars" => (2, 2),
-        _ => (1, 1),
+    let takes: &[usize] = match name {
+        "str" => &[1, 2],
+        "buf" | "chars" => &[2],
+        "ntop" => &[1, 3],
+        "endpoint" => &[2, 4],
+        _ => &[1],
     };
-    if found < least || found > most {
-        let takes = if least == most {
-            format!("{least}")
+    if !takes.contains(&found) {
+        let plural = if takes == [1] {
+            "argument"
         } else {
-            format!("{least} or {most}")
+            "arguments"
         };
-        let plural = if most == 1 { "argument" } else { "arguments" };
+        let takes: Vec<String> = takes.iter().map(usize::to_string).collect();
+        let takes = takes.join(" or ");
         return Err(Fault::new(
             n.span.clone(),
             format!("`{name}` takes {takes} {plural}, found {}", found),
@@ -286,6 +299,10 @@ pub(super) fn usage(function: &str) -> &'static str {
         "chars" => "chars(p, n) is the text in the array of n characters at p",
         "reg" => "reg(\"rdi\") is the register rdi at the hit",
         "buf" => "buf(p, n) is the n bytes at p",
+        "sock" => {
+            "sock(fd) is the kernel's struct sock behind a descriptor: sock(arg0)->__sk_common.skc_dport"
+        }
+        "ntop" | "endpoint" | "ntohs" | "ntohl" | "ntohll" => super::network::usage(function),
         _ => "after(e) reads the memory in e when the call returns",
     }
 }

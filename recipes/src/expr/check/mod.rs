@@ -4,6 +4,7 @@
 //! - `memory`: `str`, `buf`, `after`, `*p`, `p[i]`
 //! - `numbers`: arithmetic, comparisons, pointers, `?:`
 //! - `texts`: comparing texts
+//! - `kernel`: the running thread, sockets, stacks, and words that a place has not; `network`: addresses
 //! - `types`: casts
 //! - `debug`: variables, members and types that debug information knows; `finish`: what stands at the end;
 //!   `place`: parts of where things are
@@ -13,8 +14,10 @@
 
 mod debug;
 mod finish;
+mod kernel;
 mod memory;
 mod names;
+mod network;
 mod numbers;
 mod place;
 mod texts;
@@ -186,14 +189,26 @@ impl Checker<'_> {
             Kind::ReadStr { .. } | Kind::Builtin(Builtin::Comm) | Kind::Str(_) => {
                 fault.help("a text can be captured, be a key, or be compared by == and != with a text in quotes")
             }
-            _ if c.e.ty == Type::Function => fault.help(FUNCTION_USES),
-            _ => fault,
+            _ => match uses(&c.e.ty) {
+                Some(uses) => fault.help(uses),
+                None => fault,
+            },
         })
     }
 }
 
-/// What can be done with `parent`.
-const FUNCTION_USES: &str = "a function can be captured or be a key, and nothing else";
+/// What can be done with a function, a stack, an address of the network: not much.
+fn uses(ty: &Type) -> Option<&'static str> {
+    match ty {
+        Type::Function => Some("a function can be captured or be a key, and nothing else"),
+        Type::Stack => Some("a stack can be captured or be a key, and nothing else"),
+        Type::Address => Some(
+            "an address of the network can be captured or be a key, and nothing else; compare the bytes that it is \
+             made of",
+        ),
+        _ => None,
+    }
+}
 
 /// A text in quotes as it is, anything else in backticks.
 fn shown(quote: &str) -> String {

@@ -8,7 +8,7 @@ use super::debug::listed;
 use super::memory::usage;
 use super::{Checked, Checker, Result};
 use crate::debug::DebugInfo;
-use crate::model::Value;
+use crate::model::{Provider, Value};
 use crate::suggest;
 
 pub(super) const BUILTINS: &[Builtin] = &[
@@ -22,11 +22,13 @@ pub(super) const BUILTINS: &[Builtin] = &[
     Builtin::Comm,
 ];
 
-pub(super) const FUNCTIONS: &[&str] = &["str", "buf", "chars", "reg", "after"];
+pub(super) const FUNCTIONS: &[&str] = &[
+    "str", "buf", "chars", "reg", "after", "sock", "ntop", "endpoint", "ntohs", "ntohl", "ntohll",
+];
 
 /// What bpftrace knows and this language does not: said so, rather than "unknown".
 pub(super) const NOT_YET: &[&str] = &[
-    "ntop", "ustack", "kstack", "usym", "ksym", "uaddr", "kaddr", "func", "probe", "curtask",
+    "usym", "ksym", "uaddr", "kaddr", "func", "probe", "bswap", "macaddr", "signal", "override",
     "rand", "args", "strncmp", "strftime", "printf", "count", "sum", "avg", "min", "max", "hist",
     "lhist", "kstr", "cgroupid", "sizeof", "offsetof", "ppid", "username", "ctx", "jiffies", "elf",
 ];
@@ -34,7 +36,7 @@ pub(super) const NOT_YET: &[&str] = &[
 /// Names that mean something in every expression, so that no capture can have them.
 pub(crate) fn is_reserved(name: &str) -> bool {
     BUILTINS.iter().any(|b| b.name() == name)
-        || FUNCTIONS.contains(&name)
+        || matches!(name, "str" | "buf" | "chars" | "reg" | "after")
         || TYPE_WORDS.contains(&name)
         || matches!(
             name,
@@ -49,7 +51,7 @@ pub(in crate::expr) fn is_of_return(name: &str) -> bool {
 }
 
 /// What a call knows of the other open ones. Captures may have these names.
-const OF_THE_CHAIN: &[&str] = &["depth", "self", "parent"];
+pub(super) const OF_THE_CHAIN: &[&str] = &["depth", "self", "parent"];
 
 /// `self` in `self->x`, `parent` in `parent.x`: records of the program, since a call's own have no members.
 pub(in crate::expr) fn is_own_record(of: &Node, scope: &Scope) -> bool {
@@ -130,6 +132,7 @@ impl Checker<'_> {
         if let Some((_, e)) = self.scope.captures.iter().find(|(n, _)| n == name) {
             return made(Kind::Capture(name.to_owned()), e.ty.clone());
         }
+        self.refuse(name, span)?;
         if let Some(b) = BUILTINS.iter().find(|b| b.name() == name) {
             return made(Kind::Builtin(*b), b.ty());
         }
@@ -152,6 +155,11 @@ impl Checker<'_> {
         }
         match name {
             _ if is_of_return(name) && !self.scope.call => Err(at_the_entry(name, span)),
+            "curtask" => self.task(span),
+            "kstack" | "ustack" => {
+                let user = name == "ustack";
+                made(Kind::Stack { user }, Type::Stack)
+            }
             "retval" => self.returned(span),
             "latency" | "elapsed" => made(Kind::Latency, Type::U64),
             "depth" => made(Kind::Depth, Type::U64),
@@ -213,7 +221,11 @@ impl Checker<'_> {
             span: span.clone(),
         });
         let Some(info) = self.info else {
-            return Ok(plain);
+            // What a function of the kernel returns may be narrower than the register it is in.
+            return match self.scope.provider {
+                Provider::KernelFunction => Ok(Checked::deferred(span)),
+                _ => Ok(plain),
+            };
         };
         match info.returned() {
             Some(value) => self.value(span, info, value.place, value.ty),
@@ -226,11 +238,13 @@ impl Checker<'_> {
         let captures = self.scope.captures.iter().map(|(n, _)| n.as_str());
         let arguments: Vec<String> = (0..10).map(|i| format!("arg{i}")).collect();
         let variables = info.variables();
+        let kernel = self.scope.provider.is_kernel();
+        let chain = OF_THE_CHAIN.iter().copied().filter(|_| !kernel);
         let words = BUILTINS
             .iter()
             .map(|b| b.name())
-            .chain(["retval", "latency"])
-            .chain(OF_THE_CHAIN.iter().copied())
+            .chain(["retval", "latency", "curtask"])
+            .chain(chain)
             .chain(arguments.iter().map(String::as_str));
         let known = words
             .chain(captures.clone())
@@ -239,6 +253,10 @@ impl Checker<'_> {
         let known = known.filter(|k| *k != name);
         let mut help = match suggest::nearest(name, known) {
             Some(near) => format!("did you mean `{near}`?"),
+            None if kernel => {
+                "known: pid tid comm uid gid cgroup nsecs cpu curtask, in calls retval and latency"
+                    .to_owned()
+            }
             None => "known: pid tid comm uid gid cgroup nsecs cpu arg0..arg9, in calls retval, latency, depth, self and parent"
                 .to_owned(),
         };
@@ -247,7 +265,12 @@ impl Checker<'_> {
             help.push_str(&format!("; captures: {}", captures.join(", ")));
         }
         if !variables.is_empty() {
-            help.push_str(&format!("; in the source here: {}", listed(&variables)));
+            let whose = match self.scope.provider {
+                Provider::Program => "in the source here",
+                Provider::Tracepoint => "its fields",
+                _ => "its arguments",
+            };
+            help.push_str(&format!("; {whose}: {}", listed(&variables)));
         }
         Fault::new(span.clone(), format!("unknown name `{name}`")).help(help)
     }
@@ -349,7 +372,15 @@ pub(super) fn not_yet(name: &str, span: &Range<usize>) -> Fault {
         "count" | "hist" | "lhist" => fault.help(
             "counts and histograms are keys of the probe: count = true, histogram = \"arg0\"",
         ),
-        "args" => fault.help("arguments by position: arg0"),
+        "args" => {
+            fault.help("arguments by position: arg0; in the kernel by name: args.skb, or skb alone")
+        }
+        "bswap" => {
+            fault.help("ntohs(e), ntohl(e) and ntohll(e) turn integers of the network round")
+        }
+        "sum" | "min" | "max" | "avg" => {
+            fault.help(format!("sums are keys of the probe: {name} = \"arg0\""))
+        }
         _ => fault,
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type, UnOp, fold};
-use super::{Checked, Checker, FUNCTION_USES, Result};
+use super::{Checked, Checker, Result, uses};
 
 impl Checker<'_> {
     pub(super) fn unary(&self, n: &Node, op: UnOp, e: &Node) -> Result<Checked> {
@@ -307,12 +307,13 @@ impl Checker<'_> {
             return Ok(Checked::deferred(&n.span));
         }
         for (side, c) in [(a, &left), (b, &right)] {
-            if c.e.ty == Type::Function {
+            if let Some(uses) = uses(&c.e.ty) {
                 let what = format!(
-                    "`?:` chooses between numbers, and `{}` is a function",
-                    self.quote(side)
+                    "`?:` chooses between numbers, and `{}` is {}",
+                    self.quote(side),
+                    c.e.ty.describe()
                 );
-                return Err(Fault::new(side.span.clone(), what).help(FUNCTION_USES));
+                return Err(Fault::new(side.span.clone(), what).help(uses));
             }
         }
         if !left.e.ty.is_scalar() || !right.e.ty.is_scalar() {

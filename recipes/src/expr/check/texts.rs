@@ -3,7 +3,7 @@
 use super::super::parse::Node;
 use super::super::{BinOp, Builtin, Expr, Fault, Kind, MAX_COMPARED, Type, text};
 use super::debug::listed;
-use super::{Checked, Checker, FUNCTION_USES, Result, shown};
+use super::{Checked, Checker, Result, shown, uses};
 
 impl Checker<'_> {
     /// Both sides of `==` or `!=`: beside a text, what debug information says is one becomes one, and a text is
@@ -52,12 +52,13 @@ impl Checker<'_> {
             ((left, a), (right, b))
         };
         for (side, c) in [(left, &a), (right, &b)] {
-            if c.e.ty == Type::Function {
+            if let Some(uses) = uses(&c.e.ty) {
                 let what = format!(
-                    "`{}` is a function, which cannot be compared",
-                    self.quote(side)
+                    "`{}` is {}, which cannot be compared",
+                    self.quote(side),
+                    c.e.ty.describe()
                 );
-                return Err(Fault::new(side.span.clone(), what).help(FUNCTION_USES));
+                return Err(Fault::new(side.span.clone(), what).help(uses));
             }
         }
         if a.e.ty == Type::Bytes || b.e.ty == Type::Bytes {

@@ -6,11 +6,15 @@ use super::{Checked, Checker, Result};
 
 impl Checker<'_> {
     pub(super) fn cast(&self, n: &Node, to: &TypeName, e: &Node) -> Result<Checked> {
+        let c = self.node(e)?;
         let ty = match &to.named {
-            Some(name) => self.named_type(to, name)?.unwrap_or(Type::Deferred),
+            Some(name) => {
+                let of_kernel = self.is_of_kernel(&c.e);
+                let ty = self.named_type(to, name, of_kernel)?;
+                ty.unwrap_or(Type::Deferred)
+            }
             None => type_of(to)?,
         };
-        let c = self.node(e)?;
         let c = match self.bits(&c) {
             Some(bits) => Checked::plain(bits),
             None => self.as_scalar(e, c, "a cast")?,
