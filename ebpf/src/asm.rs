@@ -116,6 +116,8 @@ pub(crate) enum MapRef {
     Frames,
     /// The probe's keyed aggregation.
     Table,
+    /// Stacks that are parts of keys.
+    Stacks,
     /// What runs on each thread.
     Running,
     /// Where each lane's innermost open call is.

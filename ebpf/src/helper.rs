@@ -10,6 +10,7 @@ pub(crate) const GET_CURRENT_PID_TGID: u32 = 14;
 pub(crate) const GET_CURRENT_UID_GID: u32 = 15;
 pub(crate) const GET_CURRENT_COMM: u32 = 16;
 pub(crate) const GET_CURRENT_TASK: u32 = 35;
+pub(crate) const GET_STACK: u32 = 67;
 pub(crate) const GET_CURRENT_CGROUP_ID: u32 = 80;
 pub(crate) const PROBE_READ_USER: u32 = 112;
 pub(crate) const PROBE_READ_KERNEL: u32 = 113;

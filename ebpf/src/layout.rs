@@ -112,7 +112,13 @@ pub(crate) fn defers(spec: &ProbeSpec) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Slot {
     Int,
-    Bytes { limit: u32 },
+    Bytes {
+        limit: u32,
+    },
+    /// Bytes that are whole words.
+    Stack {
+        limit: u32,
+    },
 }
 
 impl Slot {
@@ -122,17 +128,27 @@ impl Slot {
             Capture::Str { limit, .. } | Capture::Buf { limit, .. } => {
                 Slot::Bytes { limit: *limit }
             }
-            Capture::Stack { frames, .. } => Slot::Bytes {
+            Capture::Stack { frames, .. } => Slot::Stack {
                 limit: 8 * u32::from(*frames),
             },
         }
     }
 
-    /// The room that reading it takes: a string's NUL, and a byte that tells "cut".
+    /// The most bytes that it has beside its word.
+    fn limit(self) -> u32 {
+        match self {
+            Slot::Int => 0,
+            Slot::Bytes { limit } | Slot::Stack { limit } => limit,
+        }
+    }
+
+    /// The room that reading it takes: a string's NUL, and a byte that tells "cut"; a frame that
+    /// does.
     pub fn room(self) -> u32 {
         match self {
             Slot::Int => 0,
             Slot::Bytes { limit } => limit + 2,
+            Slot::Stack { limit } => limit + 8,
         }
     }
 }
@@ -185,11 +201,8 @@ impl RecordLayout {
 
     /// The most bytes before slot `index` is read: what bounds its offset.
     pub fn before(&self, index: usize) -> u32 {
-        let limit = |s: &Slot| match s {
-            Slot::Int => 0,
-            Slot::Bytes { limit } => *limit,
-        };
-        self.fixed() + self.slots[..index].iter().map(limit).sum::<u32>()
+        let before = self.slots[..index].iter();
+        self.fixed() + before.map(|s| s.limit()).sum::<u32>()
     }
 
     /// The memory that building it takes.
@@ -199,7 +212,7 @@ impl RecordLayout {
     }
 
     pub fn has_bytes(&self) -> bool {
-        self.slots.iter().any(|s| matches!(s, Slot::Bytes { .. }))
+        self.slots.iter().any(|s| *s != Slot::Int)
     }
 }
 
@@ -321,6 +334,14 @@ pub(crate) mod stats_words {
 pub(crate) mod linear_words {
     /// Values below the first bucket, the buckets, values above the last.
     pub const BELOW: usize = super::signed_words::COUNT;
+}
+
+/// A stack that is part of a key, by its number: how many bytes of frames there are, then they.
+pub(crate) mod kept_stack {
+    /// The most bytes of frames.
+    pub const FRAMES: u32 = 8 * crate::spec::MAX_STACK_FRAMES as u32;
+    /// All bytes.
+    pub const SIZE: u32 = 8 + FRAMES;
 }
 
 /// Counters of a probe in one shard, as words of its block.

@@ -10,8 +10,12 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 use crate::asm::{Code, Kfunc, MapRef};
 use crate::btf;
 use crate::error::Error;
-use crate::layout::{FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, table_value};
-use crate::program::{CHAIN, Part, SiteSource, TOPS, Target, compile, frame_name, returns};
+use crate::layout::{
+    FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, kept_stack, table_value,
+};
+use crate::program::{
+    CHAIN, Part, SiteSource, TOPS, Target, compile, frame_name, keeps_stacks, returns,
+};
 use crate::spec::{
     Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns, Scale,
 };
@@ -26,6 +30,8 @@ const MIN_FRAMES: u32 = 256;
 const MAX_TABLE_BYTES: u32 = 64 << 20;
 /// Bytes of a log-linear histogram.
 const LOG_HISTOGRAM: u32 = 8 * hist_words::COUNT as u32;
+/// The most memory that stacks in keys may take.
+const MAX_STACK_BYTES: u32 = 16 << 20;
 /// The verifier's log, when asked for.
 const LOG_BYTES: usize = 16 << 20;
 
@@ -37,6 +43,8 @@ pub(crate) struct Maps {
     /// The same, for programs that are loaded later.
     ring_fd: Option<OwnedFd>,
     pub scratch: Option<MapData>,
+    /// Stacks that are parts of keys, by number; see `program::stack`.
+    pub stacks: Option<MapData>,
     /// What runs, by thread.
     running: Option<MapData>,
     /// Where open calls are in each other, if a probe asks.
@@ -89,6 +97,18 @@ fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<Map
         0,
     )
     .map(Some)
+}
+
+/// The map of stacks, if one is part of a key.
+fn create_stacks(probes: &[ProbeSpec], options: &EngineOptions) -> Result<Option<MapData>, Error> {
+    if !probes.iter().any(|p| keeps_stacks(&p.action)) {
+        return Ok(None);
+    }
+    let kind = bpf_map_type::BPF_MAP_TYPE_HASH;
+    let entries = options
+        .max_keys
+        .clamp(1, MAX_STACK_BYTES / kept_stack::SIZE);
+    create_map("stacks", kind, 8, kept_stack::SIZE, entries, 0).map(Some)
 }
 
 /// A map of chains of open calls, if a probe asks for them. What threads that died left in it
@@ -173,6 +193,7 @@ impl Maps {
             ring,
             ring_fd,
             scratch,
+            stacks: create_stacks(probes, options)?,
             running,
             tops: create_chain("tops", TOPS, target, options)?,
             chain: create_chain("chain", CHAIN, target, options)?,
@@ -218,6 +239,7 @@ impl Maps {
             MapRef::State => Some(&self.state),
             MapRef::Ring => return self.ring_fd.as_ref().map(AsFd::as_fd),
             MapRef::Scratch => self.scratch.as_ref(),
+            MapRef::Stacks => self.stacks.as_ref(),
             MapRef::Running => self.running.as_ref(),
             MapRef::Tops => self.tops.as_ref(),
             MapRef::Chain => self.chain.as_ref(),

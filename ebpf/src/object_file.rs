@@ -109,6 +109,7 @@ impl File<'_> {
                 MapRef::State => "state".to_string(),
                 MapRef::Ring => "ring".to_string(),
                 MapRef::Scratch => "scratch".to_string(),
+                MapRef::Stacks => "stacks".to_string(),
                 MapRef::Running => "running".to_string(),
                 MapRef::Tops => "tops".to_string(),
                 MapRef::Chain => "chain".to_string(),

@@ -52,6 +52,14 @@ pub struct Bytes<'a> {
     pub fault: bool,
 }
 
+impl Bytes<'_> {
+    /// A stack's frames, innermost first.
+    pub fn frames(&self) -> impl Iterator<Item = u64> {
+        let words = self.data.chunks_exact(8);
+        words.map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default()))
+    }
+}
+
 fn word(data: &[u8], at: usize) -> Option<u64> {
     let bytes = data.get(at..at.checked_add(8)?)?;
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
@@ -116,9 +124,9 @@ impl<'a> Record<'a> {
 
     fn find_bytes(&self, index: usize) -> Option<Bytes<'a>> {
         let slot = *self.layout.captures.get(index)?;
-        let Some(Slot::Bytes { .. }) = self.layout.slots.get(slot) else {
+        if *self.layout.slots.get(slot)? == Slot::Int {
             return None;
-        };
+        }
         let place = word(self.data, self.layout.slot(slot) as usize)?;
         let (from, len) = (place as u32 as usize, (place >> 32) as usize);
         Some(Bytes {

@@ -21,9 +21,16 @@ pub const MAX_CAPTURES: usize = 64;
 pub enum Capture {
     /// A 64-bit word.
     Int(Expr),
-    /// Return addresses, innermost first, one word each, of at most `frames`
-    /// ([`MAX_STACK_FRAMES`]); marked when cut there. A thread of the kernel has no user stack: it
-    /// is empty. User stacks are followed by frame pointers alone.
+    /// Addresses, innermost first, one word each ([`crate::Bytes::frames`]), of at most `frames`
+    /// (1..=[`MAX_STACK_FRAMES`]); marked when cut there (at the kernel's own limit, which is the
+    /// largest number, also where there are no more). A thread of the kernel has no user stack: it
+    /// is empty, and so is a kernel stack in a probe on a program.
+    ///
+    /// User stacks are followed by the kernel, by frame pointers alone. The first address is that
+    /// of the probed instruction; in a call's action it is where the call returned to. At the entry
+    /// of a function that has not set up its frame pointer yet the next one is missing: the direct
+    /// caller, the word at the stack pointer. (From Linux 6.11 on the kernel puts it in where the
+    /// probed instruction is `push rbp` or `endbr64`.) Who needs it captures that word besides.
     Stack {
         /// The program's rather than the kernel's.
         user: bool,

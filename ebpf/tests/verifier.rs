@@ -266,6 +266,46 @@ fn amounts(options: &EngineOptions) {
     }
 }
 
+/// Stacks in records among texts, and two in a key.
+fn stacks(options: &EngineOptions) {
+    let stack = |user, frames| Capture::Stack { user, frames };
+    let text = Capture::Str {
+        addr: arg(0),
+        len: None,
+        limit: 1000,
+    };
+    let captures = vec![text.clone(), stack(true, 127), stack(false, 127), text];
+    load(
+        entry(Action::Event {
+            captures: captures.clone(),
+        }),
+        options,
+    );
+    let at_return = vec![stack(true, 126), Capture::Saved(1), Capture::Saved(2)];
+    load(
+        call(
+            captures,
+            Action::Event {
+                captures: at_return,
+            },
+        ),
+        options,
+    );
+    let key = vec![
+        KeyPart::Stack { user: true },
+        KeyPart::Comm,
+        KeyPart::Stack { user: false },
+    ];
+    let stats = Action::Stats {
+        values: vec![Expr::Latency; 8],
+        key: key.clone(),
+    };
+    for saved in [vec![], vec![Capture::Int(arg(0))]] {
+        load(call(saved, stats.clone()), options);
+    }
+    load(entry(Action::Count { key }), options);
+}
+
 #[test]
 fn large_probes_pass_the_verifier() {
     let _alone = alone();
@@ -327,6 +367,7 @@ fn large_probes_pass_the_verifier() {
         });
         load(spec.clone(), &options);
         amounts(&options);
+        stacks(&options);
         spec.action = Action::Histogram {
             value: Expr::Latency,
             key: vec![KeyPart::Int(Expr::Retval), KeyPart::Comm],

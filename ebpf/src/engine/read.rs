@@ -7,7 +7,7 @@ use super::Engine;
 use crate::error::Error;
 use crate::hist::{self, HistData, LinearData};
 use crate::key::KeyBytes;
-use crate::layout::{Counter, WAKE_SENT, header, hist_words, table_value};
+use crate::layout::{Counter, WAKE_SENT, header, hist_words, kept_stack, table_value};
 use crate::record::Record;
 use crate::spec::{Action, ProbeKind, Scale};
 use crate::stats::{Counters, StatsData};
@@ -201,6 +201,26 @@ impl Engine {
             })?;
         }
         Ok(all)
+    }
+
+    /// The stack with this number ([`crate::KeyValue::Stack`]): addresses, innermost first; of at
+    /// most [`crate::MAX_STACK_FRAMES`], where it is that long it may have been cut. `None`: no
+    /// such stack is kept.
+    pub fn stack(&self, id: u64) -> Option<Vec<u64>> {
+        if id == 0 {
+            return Some(Vec::new());
+        }
+        let map = self.maps.stacks.as_ref()?.fd().as_fd();
+        let mut kept = vec![0; kept_stack::SIZE as usize];
+        let found = sys::map_lookup(map, &id.to_ne_bytes(), &mut kept);
+        if !found.is_ok_and(|found| found) {
+            return None;
+        }
+        let mut words = kept
+            .chunks_exact(8)
+            .map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()));
+        let frames = words.next()? as usize / 8;
+        Some(words.take(frames).collect())
     }
 
     /// The ring buffer's descriptor to poll: readable when much has piled up. Drain it every

@@ -27,12 +27,17 @@ impl Program<'_> {
             }
         };
         let (unreadable, full) = (self.emit.asm.label(), self.emit.asm.label());
+        let layout = KeyLayout::new(key);
+        let place = part_of("the key", self.emit.take(layout.size as i16))?;
+        for word in 0..layout.size as i16 / 8 {
+            self.emit.asm.store_imm(Size::DW, R10, place + 8 * word, 0);
+        }
+        // Before there is anything in R9.
+        self.key_stacks(key, &layout, place, full)?;
         let values = self.evaluate(action, unreadable)?;
         let (base, offset) = if key.is_empty() {
             (R7, self.block.unkeyed.unwrap_or(0) as i16)
         } else {
-            let layout = KeyLayout::new(key);
-            let place = part_of("the key", self.emit.take(layout.size as i16))?;
             self.key(key, &layout, place)?;
             self.find_or_insert(place, full);
             (R8, 0)
@@ -84,11 +89,8 @@ impl Program<'_> {
         }
     }
 
-    /// Builds the key on the stack at `place`.
+    /// Builds the key on the stack at `place`, where zeros and the stacks' numbers are.
     fn key(&mut self, parts: &[KeyPart], layout: &KeyLayout, place: i16) -> Result<(), Wrong> {
-        for word in 0..layout.size as i16 / 8 {
-            self.emit.asm.store_imm(Size::DW, R10, place + 8 * word, 0);
-        }
         for (i, (part, slot)) in parts.iter().zip(&layout.parts).enumerate() {
             let fault_word = layout.faults.map(|at| place + at as i16);
             let done = self.key_part(i, part, *slot, place, fault_word);
@@ -112,7 +114,7 @@ impl Program<'_> {
                 self.emit.expr(e, fault)?;
                 self.emit.asm.store(Size::DW, R10, at, R0);
             }
-            KeyPart::Stack { .. } => return Err("stacks are no keys yet".into()),
+            KeyPart::Stack { .. } => {}
             KeyPart::Comm => {
                 self.emit.stack(R1, at);
                 self.emit.asm.constant(R2, 16);

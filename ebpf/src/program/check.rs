@@ -4,7 +4,7 @@ use super::Wrong;
 use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout};
 use crate::spec::{
     Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, MAX_LINEAR_BUCKETS,
-    MAX_STATS, ProbeKind, ProbeSpec, Scale,
+    MAX_STACK_FRAMES, MAX_STATS, ProbeKind, ProbeSpec, Scale,
 };
 
 /// What can be told before compiling.
@@ -107,6 +107,12 @@ fn event(captures: &[Capture], saved_count: usize) -> Result<usize, Wrong> {
 /// Checks the limits of `list`.
 fn limits(what: &str, list: &[Capture]) -> Result<(), Wrong> {
     for (i, capture) in list.iter().enumerate() {
+        if let Capture::Stack { frames, .. } = capture
+            && !(1..=MAX_STACK_FRAMES).contains(frames)
+        {
+            let why = format!("{frames} frames are not 1 to {MAX_STACK_FRAMES}");
+            return Err((format!("{what} {i}"), why));
+        }
         if let Capture::Str { limit, .. } | Capture::Buf { limit, .. } = capture {
             bound(format!("{what} {i}"), *limit, MAX_CAPTURE)?;
         }

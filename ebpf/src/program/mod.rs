@@ -6,7 +6,8 @@
 //! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `exit` which of them an instruction
 //! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
 //! which open call is around which, `turn` which of two programs counts an entry,
-//! `sample` which hits are left out.
+//! `sample` which hits are left out,
+//! `stack` stacks.
 
 mod add;
 mod aggregate;
@@ -18,6 +19,7 @@ mod nesting;
 mod record;
 mod running;
 mod sample;
+mod stack;
 #[cfg(test)]
 mod tests;
 pub(crate) mod turn;
@@ -31,11 +33,13 @@ use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
     Block, Counter, FrameKind, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
+    kept_stack,
 };
 use crate::spec::{Action, FrameName, MAX_CAPTURES, Mechanism, ProbeKind, ProbeSpec, Returns};
 
 pub(crate) use chain::{CHAIN, Chains, TOPS};
 pub(crate) use nesting::Pending;
+pub(crate) use stack::in_key as keeps_stacks;
 
 use Reg::{R0, R1, R2, R6, R7, R8, R10};
 
@@ -134,10 +138,7 @@ impl ScratchLayout {
     pub const TRIES: u32 = 8;
 
     pub fn new(probes: &[ProbeSpec], cpus: u32, atomics: bool) -> Option<ScratchLayout> {
-        let record = probes
-            .iter()
-            .filter(|p| needs_scratch(p))
-            .map(|p| RecordLayout::new(p).size());
+        let record = probes.iter().map(scratch_bytes).filter(|bytes| *bytes > 0);
         let Some(record) = record.max() else {
             return Some(ScratchLayout { slots: 0, size: 0 });
         };
@@ -156,11 +157,17 @@ impl ScratchLayout {
     }
 }
 
-/// A probe sends records with bytes, and they are not built in a call's frame.
-pub(crate) fn needs_scratch(spec: &ProbeSpec) -> bool {
-    matches!(spec.action, Action::Event { .. })
-        && RecordLayout::new(spec).has_bytes()
-        && FrameKind::of(spec) != FrameKind::Record
+/// Scratch memory that a probe needs: of records with bytes that are not built in a call's frame,
+/// or of stacks in keys.
+fn scratch_bytes(spec: &ProbeSpec) -> u32 {
+    match &spec.action {
+        Action::Event { .. } if FrameKind::of(spec) != FrameKind::Record => {
+            let layout = RecordLayout::new(spec);
+            if layout.has_bytes() { layout.size() } else { 0 }
+        }
+        action if stack::in_key(action) => kept_stack::SIZE,
+        _ => 0,
+    }
 }
 
 /// Compiles one program of probe `index`.

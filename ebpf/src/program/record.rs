@@ -137,7 +137,7 @@ impl Program<'_> {
     }
 
     /// R8 = a slot of scratch memory, R9 = where bytes begin.
-    fn claim(&mut self, none: Label) {
+    pub(super) fn claim(&mut self, none: Label) {
         let ScratchLayout { slots, size } = self.target.scratch;
         let mask = slots as i32 - 1;
         let asm = &mut self.emit.asm;
@@ -173,7 +173,7 @@ impl Program<'_> {
     }
 
     /// Gives the slot back; R0 survives.
-    fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         if self.target.atomics {
             self.emit.asm.constant(R1, 0);
             self.emit.asm.atomic_xchg(R8, -8, R1);
@@ -252,7 +252,10 @@ impl Program<'_> {
         let at = self.layout.slot(slot);
         let (fault, end) = (self.emit.asm.label(), self.emit.asm.label());
         match capture {
-            Capture::Stack { .. } => return Err("stacks are not captured yet".into()),
+            Capture::Stack { user, frames } => {
+                self.stack(slot, *user, *frames);
+                self.emit.asm.jump(end);
+            }
             Capture::Saved(_) => return Err("a saved capture cannot be captured again".into()),
             Capture::Int(e) => {
                 self.emit.expr(e, fault)?;
@@ -300,6 +303,18 @@ impl Program<'_> {
         self.mark(header::FAULTS, slot);
         self.read_pages(slot, address, len.map(|_| length), chunk, limit, fault);
         self.emit.asm.bind(store);
+        self.put_bytes(slot);
+        let at = self.layout.slot(slot);
+        self.emit.asm.jump(end);
+        self.emit.asm.bind(fault);
+        self.mark(header::FAULTS, slot);
+        self.emit.asm.store_imm(Size::DW, R8, at, 0);
+        self.emit.give(24);
+        Ok(())
+    }
+
+    /// R0 bytes were read to offset R9, which moves on.
+    pub(super) fn put_bytes(&mut self, slot: usize) {
         let at = self.layout.slot(slot);
         let asm = &mut self.emit.asm;
         asm.mov(R1, R0);
@@ -307,12 +322,6 @@ impl Program<'_> {
         asm.alu(Alu::Or, R1, R9);
         asm.store(Size::DW, R8, at, R1);
         asm.alu(Alu::Add, R9, R0);
-        asm.jump(end);
-        asm.bind(fault);
-        self.mark(header::FAULTS, slot);
-        self.emit.asm.store_imm(Size::DW, R8, at, 0);
-        self.emit.give(24);
-        Ok(())
     }
 
     /// Reads R0 bytes; R0 = how many that were.
@@ -358,7 +367,7 @@ impl Program<'_> {
     }
 
     /// R1 = where this slot's bytes go. The comparison is for the verifier; it never fails.
-    fn destination(&mut self, slot: usize, never: Label) {
+    pub(super) fn destination(&mut self, slot: usize, never: Label) {
         let most = self.layout.before(slot) as i32;
         self.emit.asm.jump_if_imm(Cmp::Gt, R9, most, never);
         self.emit.asm.mov(R1, R8);

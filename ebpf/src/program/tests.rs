@@ -2,6 +2,7 @@
 
 mod amounts;
 mod calls;
+mod stacks;
 mod turns;
 
 use super::vm::{Kernel, Machine, Reference, Table, frame};

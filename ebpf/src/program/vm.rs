@@ -18,6 +18,7 @@ const TABLE: u64 = 3;
 const RUNNING: u64 = 4;
 const TOPS: u64 = 5;
 const CHAIN: u64 = 6;
+const STACKS: u64 = 7;
 
 /// A hash map.
 #[derive(Default)]
@@ -60,6 +61,9 @@ pub struct Kernel {
     pub available: u64,
     pub frames: Table,
     pub table: Table,
+    pub stacks: Table,
+    /// Frames of the thread's stacks, the kernel's and the program's; none: it has no such.
+    pub frames_of: [Option<Vec<u64>>; 2],
     /// What runs, by thread.
     pub running: Table,
     pub tops: Table,
@@ -99,6 +103,13 @@ impl Default for Kernel {
                 most: 8,
                 ..Table::default()
             },
+            stacks: Table {
+                key: 8,
+                value: crate::layout::kept_stack::SIZE as usize,
+                most: 2,
+                ..Table::default()
+            },
+            frames_of: [const { None }; 2],
             running: Table {
                 key: 8,
                 value: 8,
@@ -160,6 +171,7 @@ impl Kernel {
         match id {
             FRAMES => &mut self.frames,
             TABLE => &mut self.table,
+            STACKS => &mut self.stacks,
             RUNNING => &mut self.running,
             TOPS => &mut self.tops,
             CHAIN => &mut self.chain,
@@ -232,6 +244,18 @@ fn helpers() -> Vec<(u32, Helper)> {
         }),
         (KTIME_GET_NS, |_, _, _, _, _| with(|k| k.now)),
         (GET_SMP_PROCESSOR_ID, |_, _, _, _, _| with(|k| k.cpu)),
+        (GET_STACK, |_, to, size, flags, _| {
+            assert!(size % 8 == 0 && flags & !256 == 0);
+            with(|k| match &k.frames_of[usize::from(flags != 0)] {
+                None => -14i64 as u64,
+                Some(frames) => {
+                    let frames = &frames[..frames.len().min(size as usize / 8).min(127)];
+                    let bytes: Vec<u8> = frames.iter().flat_map(|f| f.to_le_bytes()).collect();
+                    write(to, &bytes);
+                    bytes.len() as u64
+                }
+            })
+        }),
         (GET_PRANDOM_U32, |_, _, _, _, _| {
             // Of the register's upper half nothing is promised.
             with(|k| 0xabcd_ef00_0000_0000 | u64::from(k.random))
@@ -405,6 +429,7 @@ impl Machine {
                 MapRef::Ring => RING,
                 MapRef::Frames => FRAMES,
                 MapRef::Table => TABLE,
+                MapRef::Stacks => STACKS,
                 MapRef::Running => RUNNING,
                 MapRef::Tops => TOPS,
                 MapRef::Chain => CHAIN,
