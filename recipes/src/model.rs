@@ -78,6 +78,8 @@ pub struct Param {
     pub default: Option<Value>,
     /// Its value now: as set, else the default.
     pub value: Option<Value>,
+    /// Of a text: the values that there are; empty: any.
+    pub choices: Vec<String>,
     /// One line of help.
     pub help: String,
 }

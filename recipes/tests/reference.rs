@@ -69,7 +69,7 @@ fn the_shown_error_is_real() {
 /// Every key that the checker knows is in the reference.
 #[test]
 fn every_key_is_documented() {
-    let text = "x = 1\n[recipe]\nx = 1\n[target]\nx = 1\n[frame]\nx = 1\n[params]\na = { type = \"int\", x = 1 }\n[[probe]]\nfunction = \"f\"\nxxxxxxxxxxxx = 1\n";
+    let text = "x = 1\n[recipe]\nx = 1\n[target]\nx = 1\n[frame]\nx = 1\n[params]\na = { type = \"int\", x = 1 }\n[report]\nx = 1\n[[probe]]\nfunction = \"f\"\nxxxxxxxxxxxx = 1\n";
     let errors = parse(Source::new("keys", text)).expect_err("unknown keys");
     let mut keys = 0;
     for e in &errors {

@@ -195,6 +195,14 @@ impl Reading<'_> {
                     .help("the kernel has one way to see its own returns: leave it out"),
             );
         }
+        if let Some((key, _)) = t.get_key_value("target")
+            && probe.at.iter().all(kernel)
+        {
+            let what = format!("[{}.target] of a place in the kernel", self.key);
+            r.report(r.error(key.span(), what).help(
+                "the kernel is in no file; the recipe's [target] says whose doings are looked at",
+            ));
+        }
         if probe.context == Context::Any
             && let Some(at) = probe.at.iter().find(|at| !kernel(at))
             && let Some((key, _)) = t.get_key_value("context")

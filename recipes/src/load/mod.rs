@@ -3,10 +3,12 @@
 //! - `reader`: tables, keys and values with their places
 //! - `params`: `[params]` and values for them
 //! - `probes`: `[[probe]]` and `[[call]]`; `places`: where they are; `kernel`: places in the kernel
+//! - `action`: what is done with a hit
 //! - `frame`: `[frame]`
 //! - `report`: `[report]`
 //! - `join`: `[join.statements]`
 
+mod action;
 mod frame;
 mod join;
 mod kernel;
@@ -99,7 +101,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
         head_of(r, head, &mut recipe);
     }
     if let Some(target) = top.get("target").and_then(|v| r.table(v, "target")) {
-        recipe.target = target_of(r, target);
+        recipe.target = target_of(r, target, "[target]");
     }
     recipe.params = params::read(r, top, values);
     recipe.probes = probes::read(r, top, &recipe.params);
@@ -147,8 +149,9 @@ fn head_of(r: &Reader, head: &DeTable<'_>, recipe: &mut Recipe) {
     }
 }
 
-fn target_of(r: &Reader, table: &DeTable<'_>) -> Target {
-    r.known(table, "[target]", &["program", "library", "binds"]);
+/// `[target]`, or a probe's own.
+fn target_of(r: &Reader, table: &DeTable<'_>, what: &str) -> Target {
+    r.known(table, what, &["program", "library", "binds"]);
     let names = |key: &str| {
         table
             .get(key)

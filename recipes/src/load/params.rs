@@ -66,9 +66,23 @@ impl ParamKind {
 impl Param {
     /// The value that expressions see.
     pub(super) fn for_check(&self) -> Value {
+        let chosen = || self.choices.first().cloned().map(Value::String);
         self.value
             .clone()
+            .or_else(chosen)
             .unwrap_or_else(|| self.kind.placeholder())
+    }
+
+    /// Whether a value is one of those that there are; the error is a sentence and what to do.
+    fn chosen(&self, value: &Value) -> Result<(), (String, Option<String>)> {
+        match value {
+            Value::String(text) if !self.choices.is_empty() && !self.choices.contains(text) => {
+                let what = format!("`{text}` is no value of `{}`", self.name);
+                let help = suggest::help(text, self.choices.iter().map(String::as_str));
+                Err((what, help))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -93,7 +107,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, values: &[(String, Value)]) ->
         r.known(
             entry,
             &format!("parameter `{name}`"),
-            &["type", "default", "help"],
+            &["type", "default", "choices", "help"],
         );
         let Some(kind) = kind(r, entry, value, name) else {
             continue;
@@ -108,15 +122,38 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, values: &[(String, Value)]) ->
             .and_then(|v| r.string(v, "help", "a text"))
             .unwrap_or("")
             .to_owned();
-        params.push(Param {
+        let param = Param {
             name: name.to_string(),
             kind,
             value: given.or_else(|| default.clone()),
             default,
+            choices: choices(r, entry, kind),
             help,
-        });
+        };
+        if let (Some(v), Some(at)) = (&param.default, entry.get("default"))
+            && let Err((what, help)) = param.chosen(v)
+        {
+            let mut e = r.error(at.span(), what);
+            e.help = help;
+            r.report(e);
+        }
+        params.push(param);
     }
     params
+}
+
+/// `choices = ["comm", "address"]`
+fn choices(r: &Reader, entry: &DeTable<'_>, kind: ParamKind) -> Vec<String> {
+    let Some((key, value)) = entry.get_key_value("choices") else {
+        return vec![];
+    };
+    if kind != ParamKind::String {
+        let what = format!("`choices` of a parameter of type {}", kind.name());
+        r.report(r.error(key.span(), what).help("type = \"string\""));
+        return vec![];
+    }
+    let found = r.strings(value, "choices");
+    found.into_iter().map(|s| s.value).collect()
 }
 
 fn kind(r: &Reader, entry: &DeTable<'_>, whole: &Val<'_>, name: &str) -> Option<ParamKind> {
@@ -188,7 +225,8 @@ pub(super) fn values(
             errors.push(e);
             continue;
         };
-        match param.kind.parse(text) {
+        let parsed = param.kind.parse(text);
+        match parsed.and_then(|v| param.chosen(&v).map(|()| v)) {
             Ok(v) => {
                 values.retain(|(n, _)| n != name);
                 values.push((name.clone(), v));

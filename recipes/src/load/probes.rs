@@ -2,14 +2,13 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::is_name;
 use super::kernel::KERNEL_KEYS;
 use super::reader::{Key, Reader, Val};
-use crate::bind::NO_KEY;
-use crate::expr::{Expr, Kind, Scope, Type, is_reserved};
+use super::{is_name, target_of};
+use crate::expr::{Expr, Kind, Scope, is_reserved};
 use crate::model::{
     Action, At, Context, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Provider,
-    Returns, Scale,
+    Returns,
 };
 use crate::suggest;
 
@@ -39,6 +38,15 @@ const KEYS: &[&str] = &[
     "rawtracepoint",
     "syscall",
     "context",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "stats",
+    "linear",
+    "sample",
+    "top",
+    "target",
 ];
 
 /// All probes that are switched on, in the order of the text.
@@ -92,7 +100,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, params: &[Param]) -> Vec<Probe
 /// One probe being read.
 pub(super) struct Reading<'a> {
     pub(super) r: &'a Reader,
-    params: &'a [Param],
+    pub(super) params: &'a [Param],
     pub(super) kind: ProbeKind,
     pub(super) key: &'static str,
     context: Context,
@@ -192,10 +200,13 @@ impl Reading<'_> {
             optional,
             hidden,
             text_limit,
-            sample: 1,
-            top: None,
+            sample: self.sample(t),
+            top: self.top(t),
             context: self.context,
-            target: None,
+            target: t
+                .get("target")
+                .and_then(|v| r.table(v, "target"))
+                .map(|t| target_of(r, t, &format!("[{}.target]", self.key))),
             about,
             returns: self.returns(t),
             uncaught: self.uncaught(t),
@@ -344,84 +355,6 @@ impl Reading<'_> {
             return false;
         }
         true
-    }
-
-    fn action(&self, t: &DeTable<'_>, scope: &Scope) -> Option<Action> {
-        let r = self.r;
-        let count = t
-            .get("count")
-            .and_then(|v| r.boolean(v, "count"))
-            .unwrap_or(false);
-        let histogram = t.get("histogram");
-        if let (true, Some((key, _))) = (count, t.get_key_value("histogram")) {
-            r.report(r.error(
-                key.span(),
-                "`histogram` beside `count`: a histogram counts too",
-            ));
-        }
-        let by = t.get("by").map(|v| self.by(v, scope)).unwrap_or_default();
-        if let Some(v) = histogram {
-            let value = r.number(v, "histogram", scope, "a number");
-            let unit = t
-                .get("unit")
-                .and_then(|v| r.string(v, "unit", "a text"))
-                .map(str::to_owned);
-            let value = value?;
-            let unit = unit.unwrap_or_else(|| {
-                if matches!(value.kind, Kind::Latency | Kind::SelfTime) {
-                    "ns".to_owned()
-                } else {
-                    String::new()
-                }
-            });
-            return Some(Action::Histogram {
-                value,
-                by,
-                unit,
-                scale: Scale::Log,
-            });
-        }
-        if let Some((key, _)) = t.get_key_value("unit") {
-            r.report(r.error(key.span(), "`unit` without `histogram`"));
-        }
-        if count {
-            return Some(Action::Count { by });
-        }
-        if let Some((key, _)) = t.get_key_value("by") {
-            r.report(r.error(key.span(), "`by` without `count` or `histogram`"));
-        }
-        Some(Action::Event)
-    }
-
-    /// `by = "pid"`, `by = ["pid", "comm"]`, `by = { size = "arg0" }`
-    fn by(&self, value: &Val<'_>, scope: &Scope) -> Vec<(String, Expr)> {
-        let r = self.r;
-        let keys: Vec<(String, Expr)> = match value.get_ref() {
-            DeValue::Table(t) => t
-                .iter()
-                .filter_map(|(k, v)| Some((k.get_ref().to_string(), r.expression(v, "by", scope)?)))
-                .collect(),
-            DeValue::Array(list) => list.iter().filter_map(|v| self.key(v, scope)).collect(),
-            _ => self.key(value, scope).into_iter().collect(),
-        };
-        for (_, e) in &keys {
-            if e.ty == Type::Bytes || matches!(e.kind, Kind::Str(_)) {
-                r.report(r.error(e.span.clone(), NO_KEY));
-            }
-        }
-        if keys.len() > 8 {
-            r.report(r.error(value.span(), "a key has at most 8 parts"));
-        }
-        keys
-    }
-
-    fn key(&self, value: &Val<'_>, scope: &Scope) -> Option<(String, Expr)> {
-        let e = self.r.expression(value, "by", scope)?;
-        let name = value
-            .get_ref()
-            .as_str()
-            .map_or_else(|| e.to_string(), |s| s.trim().to_owned());
-        Some((name, e))
     }
 
     fn text_limit(&self, t: &DeTable<'_>) -> u32 {

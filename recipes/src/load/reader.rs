@@ -215,7 +215,7 @@ impl Reader {
             format!("`{key}` is {what}, and this is {}", e.ty.describe()),
         );
         let help = "compare it: comm == \"King\"";
-        let comparable = what == "a condition" && e.ty != Type::Function;
+        let comparable = what == "a condition" && matches!(e.ty, Type::Str | Type::Bytes);
         self.report(match comparable {
             true => fault.help(help),
             false => fault,

@@ -3,7 +3,7 @@
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Val};
-use crate::model::{Align, Column, Probe, Report, Top};
+use crate::model::{Action, Align, Column, Graph, Probe, Report, Top};
 use crate::suggest;
 
 /// What every event has.
@@ -14,7 +14,11 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
     let Some(t) = top.get("report").and_then(|v| r.table(v, "report")) else {
         return Report::default();
     };
-    r.known(t, "[report]", &["columns", "names", "group_by", "top"]);
+    r.known(
+        t,
+        "[report]",
+        &["columns", "names", "group_by", "top", "graph"],
+    );
     let reading = Reading {
         r,
         captures: captures(probes),
@@ -29,8 +33,79 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
             .get("group_by")
             .and_then(|v| reading.capture(v, "group_by", &[])),
         top: t.get("top").and_then(|v| reading.top(v)),
-        graph: None,
+        graph: t.get("graph").and_then(|v| graph(r, v, probes)),
     }
+}
+
+/// `[report.graph]`
+fn graph(r: &Reader, v: &Val<'_>, probes: &[Probe]) -> Option<Graph> {
+    let t = r.table(v, "graph")?;
+    r.known(t, "[report.graph]", &["probe", "from", "to", "weight"]);
+    let text = |key: &str, must: bool| {
+        let found = t.get(key);
+        if found.is_none() && must {
+            let what = format!("[report.graph] lacks `{key}`");
+            r.report(r.error(v.span(), what).help(
+                "probe = \"sent\", from = \"local\", to = \"remote\": two parts of the key of a count or of sums",
+            ));
+        }
+        let found = found?;
+        Some((found.span(), r.string(found, key, "a text")?))
+    };
+    let unknown = |span: std::ops::Range<usize>, what: String, name: &str, known: Vec<&str>| {
+        let mut e = r.error(span, what);
+        e.help = suggest::help(name, known);
+        r.report(e);
+    };
+    let (probe, from, to) = (text("probe", true), text("from", true), text("to", true));
+    let (at, name) = probe?;
+    let Some(probe) = probes.iter().find(|p| p.name == name) else {
+        let known = probes.iter().map(|p| p.name.as_str()).collect();
+        unknown(
+            at,
+            format!("there is no probe `{name}` to draw"),
+            name,
+            known,
+        );
+        return None;
+    };
+    let values = match &probe.action {
+        Action::Count { .. } => &[][..],
+        Action::Stats { values, .. } => values.as_slice(),
+        _ => {
+            let what = format!("`{name}` neither counts nor sums up: there is no graph of it");
+            r.report(
+                r.error(at, what)
+                    .help("count = true, or sum = \"size\", with `by`"),
+            );
+            return None;
+        }
+    };
+    let parts = || probe.action.by().iter().map(|(n, _)| n.as_str()).collect();
+    for (span, part) in [&from, &to].into_iter().flatten() {
+        if !probe.action.by().iter().any(|(n, _)| n == part) {
+            let what = format!("the key of `{name}` has no part `{part}`");
+            unknown(span.clone(), what, part, parts());
+        }
+    }
+    let weight = text("weight", false);
+    if let Some((span, weight)) = &weight
+        && !values.iter().any(|s| s.name == *weight)
+    {
+        let known = values.iter().map(|s| s.name.as_str()).collect();
+        unknown(
+            span.clone(),
+            format!("`{name}` sums up no `{weight}`"),
+            weight,
+            known,
+        );
+    }
+    Some(Graph {
+        probe: name.to_owned(),
+        from: from?.1.to_owned(),
+        to: to?.1.to_owned(),
+        weight: weight.map(|(_, w)| w.to_owned()),
+    })
 }
 
 /// The captures of all probes whose events are shown.
