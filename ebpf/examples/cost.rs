@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use uprof_ebpf::{
     Action, AttachExit, AttachSite, Capture, EmptyProbe, Engine, EngineOptions, Expr, FrameName,
-    KeyPart, Mechanism, ProbeKind, ProbeSpec, Returns, expr::Builtin,
+    KeyPart, Mechanism, ProbeKind, ProbeSpec, Returns, Scale, expr::Builtin,
 };
 
 // Two targets: one that begins with what kernels rewrite into a call (a 5-byte nop), one with what
@@ -77,7 +77,7 @@ fn by_exits(frame: FrameName) -> ProbeSpec {
     let latency = Action::Histogram {
         value: Expr::Latency,
         key: vec![],
-        scale: uprof_ebpf::Scale::Log,
+        scale: Scale::Log,
     };
     ProbeSpec {
         kind: ProbeKind::Call {
@@ -140,13 +140,30 @@ fn cost(what: &str, function: Function, addresses: [usize; 2]) {
     let hist = |value, key| Action::Histogram {
         value,
         key,
-        scale: uprof_ebpf::Scale::Log,
+        scale: Scale::Log,
     };
     let by_pid = || vec![KeyPart::Int(Expr::Builtin(Builtin::Pid))];
     let string = Capture::Str {
         addr: Expr::Const(path.as_os_str().as_encoded_bytes().as_ptr() as u64),
         len: None,
         limit: 1024,
+    };
+    let stats = |values, key| Action::Stats { values, key };
+    let linear = Action::Histogram {
+        value: Expr::Arg(0),
+        key: vec![],
+        scale: Scale::Linear {
+            from: 0,
+            step: 100,
+            buckets: 100,
+        },
+    };
+    let one_of_100 = |spec| ProbeSpec {
+        sample: 100,
+        ..spec
+    };
+    let by_stack = Action::Count {
+        key: vec![KeyPart::Stack { user: true }],
     };
     let cases: Vec<(&str, bool, Option<ProbeSpec>)> = vec![
         ("entry: empty", false, None),
@@ -164,6 +181,40 @@ fn cost(what: &str, function: Function, addresses: [usize; 2]) {
             "entry: histogram by pid",
             false,
             Some(spec(false, vec![], hist(Expr::Arg(0), by_pid()))),
+        ),
+        (
+            "entry: linear histogram",
+            false,
+            Some(spec(false, vec![], linear)),
+        ),
+        (
+            "entry: stats of arg0",
+            false,
+            Some(spec(false, vec![], stats(vec![Expr::Arg(0)], vec![]))),
+        ),
+        (
+            "entry: stats of 4 values",
+            false,
+            Some(spec(false, vec![], stats(vec![Expr::Arg(0); 4], vec![]))),
+        ),
+        (
+            "entry: stats by pid",
+            false,
+            Some(spec(false, vec![], stats(vec![Expr::Arg(0)], by_pid()))),
+        ),
+        (
+            "entry: count by stack",
+            false,
+            Some(spec(false, vec![], by_stack)),
+        ),
+        (
+            "entry: histogram, 1 of 100",
+            false,
+            Some(one_of_100(spec(
+                false,
+                vec![],
+                hist(Expr::Arg(0), by_pid()),
+            ))),
         ),
         (
             "entry: event",
@@ -192,6 +243,11 @@ fn cost(what: &str, function: Function, addresses: [usize; 2]) {
             "call: latency histogram",
             true,
             Some(spec(true, vec![], hist(Expr::Latency, vec![]))),
+        ),
+        (
+            "call: latency, 1 of 100",
+            true,
+            Some(one_of_100(spec(true, vec![], hist(Expr::Latency, vec![])))),
         ),
         (
             "call: own time",
@@ -302,7 +358,7 @@ fn start_up() {
         let action = Action::Histogram {
             value: Expr::Latency,
             key: vec![],
-            scale: uprof_ebpf::Scale::Log,
+            scale: Scale::Log,
         };
         let engine = Engine::load(vec![spec(true, vec![], action)], &EngineOptions::default());
         load.push(begun.elapsed().as_micros());
