@@ -33,6 +33,8 @@ const PROBE: &[&str] = &[
     "unfinished",
     "abandoned",
     "nested",
+    "unsampled",
+    "sample",
 ];
 
 /// A summary has exactly these keys in this order, but for what a recipe or this run adds after them.
@@ -42,7 +44,7 @@ fn assert_summary(summary: &Json) {
     assert!(
         keys[SUMMARY.len()..]
             .iter()
-            .all(|key| ["tables", "notes"].contains(key)),
+            .all(|key| ["stats", "linear", "tables", "notes"].contains(key)),
         "{keys:?}"
     );
     assert_eq!(summary.get("type"), &Json::Text("summary".to_owned()));
@@ -186,6 +188,15 @@ fn cut_text_and_pointers() {
         pointer.starts_with("0x") && u64::from_str_radix(&pointer[2..], 16).is_ok(),
         "{pointer}"
     );
+}
+
+#[test]
+fn pictures_are_refused_where_there_is_nothing_to_draw() {
+    let probe = format!("{}:work", Fixture::Calls.path().display());
+    for (format, says) in [("folded", "--by ustack"), ("dot", "[report.graph]")] {
+        let words = args!["count", probe, "--format", format];
+        Uprof::new(words).run().refused(1, &[format, says]);
+    }
 }
 
 #[test]

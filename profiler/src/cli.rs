@@ -79,14 +79,14 @@ pub struct Common {
     /// Show the summary so far every so often (default on a terminal: 1s)
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Output")]
     pub interval: Option<Duration>,
-    /// How to print: a table for people, or JSON lines
+    /// How to print: a table for people, JSON lines, or a picture at the end
     #[arg(
         long,
         value_name = "FORMAT",
         default_value = "table",
         help_heading = "Output"
     )]
-    pub format: Format,
+    pub format: ReportFormat,
     /// Write the report to this file
     #[arg(
         short = 'o',
@@ -129,6 +129,20 @@ pub struct Common {
         help_heading = "Limits"
     )]
     pub return_: ReturnChoice,
+}
+
+/// `--format` of a report
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ReportFormat {
+    /// Aligned columns, and a summary at the end
+    #[default]
+    Table,
+    /// One JSON object a line; the last is the summary
+    Json,
+    /// Stacks with their weights for flame graphs (flamegraph.pl, inferno, speedscope); for keys with a stack
+    Folded,
+    /// A graph for Graphviz (dot -Tsvg); for recipes with one
+    Dot,
 }
 
 /// `--format`

@@ -22,7 +22,7 @@ use uprof_recipes::{self as recipes, Recipe};
 use uprof_symbols::process::{self, Process};
 
 use crate::calibrate::Calibration;
-use crate::cli::{Common, DemoArgs, Format};
+use crate::cli::{Common, DemoArgs, ReportFormat};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
 use crate::plan::{Attachment, Plan};
@@ -156,6 +156,7 @@ struct Run {
 impl Run {
     async fn go(job: Job) -> Result<ExitCode> {
         let begun = Instant::now();
+        report::needs(report_format(job.common.format), &job.recipe)?;
         let (selection, held) = select(&job).map_err(for_want_of_privileges)?;
         let limits = limits(&job.common, &selection)?;
         let mut plan = Plan::new(job.recipe, job.targets, limits)?;
@@ -337,10 +338,7 @@ impl Run {
     }
 
     fn open_output(&self, command: bool) -> Result<Box<dyn Output>> {
-        let format = match self.common.format {
-            Format::Table => report::Format::Table,
-            Format::Json => report::Format::Json,
-        };
+        let format = report_format(self.common.format);
         // With a command, standard output is the command's own.
         let mut output = match &self.common.output {
             Some(path) => {
@@ -456,7 +454,8 @@ impl Run {
                     &self.plan.notes,
                     &known,
                 )?;
-                if self.common.format == Format::Table && summary.probes.iter().all(|p| p.hits == 0)
+                if self.common.format == ReportFormat::Table
+                    && summary.probes.iter().all(|p| p.hits == 0)
                 {
                     summary.notes.push(NO_HITS.to_owned());
                 }
@@ -466,8 +465,16 @@ impl Run {
                         .notes
                         .push(format!("the same is true of {more} more processes"));
                 }
-                if self.common.format == Format::Json || self.common.output.is_some() {
+                let format = self.common.format;
+                if format != ReportFormat::Table || self.common.output.is_some() {
                     tell_losses(&summary);
+                }
+                // A picture has no place for them.
+                if matches!(format, ReportFormat::Folded | ReportFormat::Dot) {
+                    summary
+                        .notes
+                        .iter()
+                        .for_each(|note| eprintln!("uprof: {note}"));
                 }
                 output.finish(&summary)
             });
@@ -488,7 +495,7 @@ impl Run {
             .probes
             .iter()
             .any(|p| !matches!(p.action, recipes::Action::Event));
-        if self.common.format == Format::Json || !aggregates {
+        if self.common.format != ReportFormat::Table || !aggregates {
             return None;
         }
         let terminal = self.common.output.is_none() && TermInfo::of(&io::stdout()).is_terminal();
@@ -580,6 +587,15 @@ impl Run {
 fn read_promptly() {
     // SAFETY: setpriority takes integers and changes only this process's nice value.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
+}
+
+fn report_format(format: ReportFormat) -> report::Format {
+    match format {
+        ReportFormat::Table => report::Format::Table,
+        ReportFormat::Json => report::Format::Json,
+        ReportFormat::Folded => report::Format::Folded,
+        ReportFormat::Dot => report::Format::Dot,
+    }
 }
 
 /// Losses are told on the terminal too when the report goes elsewhere.

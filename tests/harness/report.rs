@@ -56,6 +56,12 @@ pub struct Summary {
     pub probes: Vec<ProbeCount>,
     pub histograms: Vec<Histogram>,
     pub counts: Vec<Count>,
+    /// There only where something is summed up.
+    #[serde(default)]
+    pub stats: Vec<Stats>,
+    /// There only where a histogram has steps of one width.
+    #[serde(default)]
+    pub linear: Vec<Linear>,
 }
 
 /// What became of one probe's hits.
@@ -75,6 +81,10 @@ pub struct ProbeCount {
     pub abandoned: u64,
     /// Of the unpaired: so deep that the kernel hides their returns.
     pub nested: u64,
+    /// Passed over, since one in `sample` was looked at.
+    pub unsampled: u64,
+    /// Of so many hits one was looked at; 1: all.
+    pub sample: u32,
 }
 
 /// One histogram.
@@ -118,6 +128,40 @@ pub struct Bucket {
 pub struct Count {
     pub probe: String,
     pub key: Map<String, Value>,
+    pub count: u64,
+}
+
+/// Sums of one key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stats {
+    pub probe: String,
+    pub key: Map<String, Value>,
+    pub count: u64,
+    /// By name: `sum`, `min`, `max` and `avg`, those that are shown.
+    pub values: BTreeMap<String, BTreeMap<String, f64>>,
+}
+
+/// One histogram in steps of one width.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Linear {
+    pub name: String,
+    pub key: Map<String, Value>,
+    pub count: u64,
+    pub min: i64,
+    pub max: i64,
+    pub mean: f64,
+    pub from: i64,
+    pub to: i64,
+    pub step: u64,
+    pub below: u64,
+    pub above: u64,
+    pub buckets: Vec<Step>,
+}
+
+/// One step: from `low` on.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Step {
+    pub low: i64,
     pub count: u64,
 }
 
@@ -211,8 +255,16 @@ pub fn each_line(text: &str, mut take: impl FnMut(Event)) -> Summary {
 /// The accounting identity, and that each histogram agrees with itself.
 fn check(summary: &Summary) {
     for probe in &summary.probes {
-        let accounted =
-            probe.emitted + probe.aggregated + probe.filtered + probe.dropped + probe.unpaired;
+        let accounted = probe.emitted
+            + probe.aggregated
+            + probe.filtered
+            + probe.dropped
+            + probe.unpaired
+            + probe.unsampled;
+        assert!(
+            probe.sample > 0 && (probe.sample > 1 || probe.unsampled == 0),
+            "{probe:?}"
+        );
         assert_eq!(
             probe.hits, accounted,
             "hits are not accounted for: {probe:?}"
@@ -231,6 +283,35 @@ fn check(summary: &Summary) {
                 .any(|probe| probe.probe == count.probe),
             "a count of a probe that is not there: {count:?}"
         );
+    }
+    for (i, row) in summary.stats.iter().enumerate() {
+        let mut earlier = summary.stats[..i].iter();
+        assert!(
+            !earlier.any(|e| e.probe == row.probe && e.key == row.key),
+            "one key twice: {row:?}"
+        );
+        assert!(row.count > 0, "{row:?}");
+        for value in row.values.values() {
+            let of = |kind: &str| value.get(kind).copied();
+            let (least, most) = (of("min"), of("max"));
+            let avg = of("avg").or_else(|| of("sum").map(|sum| sum / row.count as f64));
+            assert!(
+                least.is_none_or(|min| avg.is_none_or(|avg| min <= avg)),
+                "{row:?}"
+            );
+            assert!(
+                most.is_none_or(|max| avg.is_none_or(|avg| avg <= max)),
+                "{row:?}"
+            );
+        }
+    }
+    for (i, linear) in summary.linear.iter().enumerate() {
+        let mut earlier = summary.linear[..i].iter();
+        assert!(
+            !earlier.any(|e| e.name == linear.name && e.key == linear.key),
+            "one key twice: {linear:?}"
+        );
+        check_linear(linear);
     }
     for histogram in &summary.histograms {
         assert!(!histogram.name.is_empty(), "{histogram:?}");
@@ -269,6 +350,27 @@ fn check(summary: &Summary) {
         );
         assert!(min as f64 <= mean && mean <= max as f64, "{histogram:?}");
     }
+}
+
+/// That a histogram in steps agrees with itself.
+fn check_linear(linear: &Linear) {
+    let steps: u64 = linear.buckets.iter().map(|step| step.count).sum();
+    let counted = linear.below + steps + linear.above;
+    assert_eq!(linear.count, counted, "{linear:?}");
+    let width = linear.step as i64;
+    let mut pairs = linear.buckets.windows(2);
+    assert!(pairs.all(|p| p[0].low + width == p[1].low), "{linear:?}");
+    if let (Some(first), Some(last)) = (linear.buckets.first(), linear.buckets.last()) {
+        assert!(first.count > 0 && last.count > 0, "{linear:?}");
+        assert!(
+            linear.from <= first.low && last.low + width <= linear.to,
+            "{linear:?}"
+        );
+    }
+    assert_eq!(linear.below > 0, linear.min < linear.from, "{linear:?}");
+    assert_eq!(linear.above > 0, linear.max >= linear.to, "{linear:?}");
+    let (min, max) = (linear.min as f64, linear.max as f64);
+    assert!(min <= linear.mean && linear.mean <= max, "{linear:?}");
 }
 
 /// As many events of a probe arrived as it says it emitted.

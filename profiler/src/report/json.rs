@@ -6,7 +6,9 @@
 
 use std::io;
 
-use super::model::{Column, Event, Histogram, Summary, Value};
+use uprof_recipes::StatKind;
+
+use super::model::{Column, Event, Histogram, Linear, StatRow, Summary, Value};
 use super::{Output, Sink, escape, units};
 
 /// Writes JSON lines.
@@ -80,6 +82,8 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
             ("unfinished", probe.unfinished),
             ("abandoned", probe.abandoned),
             ("nested", probe.nested),
+            ("unsampled", probe.unsampled),
+            ("sample", probe.sample.max(1).into()),
         ] {
             member(out, name, n);
         }
@@ -128,6 +132,14 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
         member(out, "count", count.count);
         out.push(b'}');
     });
+    if !summary.stats.is_empty() {
+        out.extend_from_slice(b",\"stats\":");
+        array(out, &summary.stats, stats);
+    }
+    if !summary.linear.is_empty() {
+        out.extend_from_slice(b",\"linear\":");
+        array(out, &summary.linear, linear);
+    }
     if !summary.tables.is_empty() {
         out.extend_from_slice(b",\"tables\":");
         array(out, &summary.tables, |out, table| {
@@ -159,6 +171,68 @@ fn net(out: &mut Vec<u8>, h: &Histogram, cost: u64) {
     for (name, value) in h.marks() {
         member(out, name, h.net(value as f64) as u64);
     }
+    out.push(b'}');
+}
+
+/// One key's sums: `"values":{"bytes":{"sum":N,"max":N}}`.
+fn stats(out: &mut Vec<u8>, row: &StatRow) {
+    out.extend_from_slice(b"{\"probe\":");
+    string(out, row.probe.as_bytes());
+    out.extend_from_slice(b",\"key\":");
+    object(out, &row.key);
+    member(out, "count", row.count);
+    out.extend_from_slice(b",\"values\":{");
+    for (i, value) in row.values.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        string(out, value.name.as_bytes());
+        for (i, (kind, n)) in value.shown.iter().enumerate() {
+            out.extend_from_slice(if i == 0 { b":{\"" } else { b",\"" });
+            let (name, whole) = match kind {
+                StatKind::Sum => ("sum", true),
+                StatKind::Min => ("min", true),
+                StatKind::Max => ("max", true),
+                StatKind::Avg => ("avg", false),
+            };
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            if whole && n.is_finite() {
+                number(out, *n as i64);
+            } else {
+                float(out, *n);
+            }
+        }
+        out.extend_from_slice(if value.shown.is_empty() { b":{}" } else { b"}" });
+    }
+    out.extend_from_slice(b"}}");
+}
+
+/// One distribution in steps.
+fn linear(out: &mut Vec<u8>, h: &Linear) {
+    out.extend_from_slice(b"{\"name\":");
+    string(out, h.name.as_bytes());
+    out.extend_from_slice(b",\"key\":");
+    object(out, &h.key);
+    out.extend_from_slice(b",\"unit\":");
+    string(out, h.unit.as_bytes());
+    member(out, "count", h.count);
+    member(out, "min", h.min);
+    member(out, "max", h.max);
+    out.extend_from_slice(b",\"mean\":");
+    float(out, h.mean);
+    member(out, "from", h.from);
+    member(out, "to", h.to);
+    member(out, "step", h.step);
+    member(out, "below", h.below);
+    member(out, "above", h.above);
+    out.extend_from_slice(b",\"buckets\":");
+    array(out, &h.buckets, |out, (low, count)| {
+        out.extend_from_slice(b"{\"low\":");
+        number(out, *low);
+        member(out, "count", *count);
+        out.push(b'}');
+    });
     out.push(b'}');
 }
 
@@ -217,7 +291,7 @@ fn array<T>(out: &mut Vec<u8>, items: &[T], mut write: impl FnMut(&mut Vec<u8>, 
     out.push(b']');
 }
 
-fn member(out: &mut Vec<u8>, name: &str, n: u64) {
+fn member(out: &mut Vec<u8>, name: &str, n: impl itoa::Integer) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
     out.extend_from_slice(b"\":");
@@ -244,7 +318,7 @@ fn float(out: &mut Vec<u8>, x: f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{a_summary, an_event, written};
+    use super::super::tests::{a_linear, a_stack, a_summary, an_event, some_stats, written};
     use super::super::{Format, TermInfo};
     use super::*;
 
@@ -291,7 +365,7 @@ mod tests {
             line,
             "{\"type\":\"summary\",\"duration_ns\":2000000000,\"probes\":[{\"probe\":\"malloc\",\"sites\":1,\"hits\":1010,\
              \"emitted\":0,\"aggregated\":1000,\"filtered\":7,\"dropped\":3,\"unpaired\":0,\
-             \"unfinished\":0,\"abandoned\":0,\"nested\":0}],\"histograms\":[{\"name\":\"size\",\
+             \"unfinished\":0,\"abandoned\":0,\"nested\":0,\"unsampled\":0,\"sample\":1}],\"histograms\":[{\"name\":\"size\",\
              \"key\":{},\"unit\":\"bytes\",\"count\":1000,\"min\":16,\"max\":5000,\"mean\":100.5,\"p50\":32,\"p90\":64,\
              \"p99\":4096,\"p999\":5000,\"buckets\":[{\"low\":16,\"high\":16,\"count\":500},{\"low\":64,\"high\":67,\"count\":490},\
              {\"low\":4864,\"high\":5119,\"count\":10}]}],\"counts\":[{\"probe\":\"free\",\"key\":{\"comm\":\"King\"},\"count\":900},\
@@ -325,6 +399,50 @@ mod tests {
         .map(|k| line.find(k).unwrap())
         .collect();
         assert!(keys.is_sorted());
+    }
+
+    #[test]
+    fn sums_and_steps_are_the_documented_members() {
+        let mut stats = some_stats();
+        stats.truncate(1);
+        let summary = Summary {
+            stats,
+            linear: vec![a_linear()],
+            ..Summary::default()
+        };
+        let line = written(Format::Json, TermInfo::plain(), |out| out.finish(&summary));
+        assert_eq!(
+            line,
+            "{\"type\":\"summary\",\"duration_ns\":0,\"probes\":[],\"histograms\":[],\"counts\":[],\
+             \"stats\":[{\"probe\":\"send\",\"key\":{\"peer\":\"10.0.0.1:443\"},\"count\":900,\"values\":\
+             {\"bytes\":{\"sum\":71680,\"max\":100},\"took\":{\"avg\":1250.0}}}],\
+             \"linear\":[{\"name\":\"delay\",\"key\":{\"comm\":\"King\"},\"unit\":\"ns\",\"count\":20,\"min\":-31,\
+             \"max\":90000000,\"mean\":4500000.0,\"from\":-20,\"to\":100,\"step\":10,\"below\":1,\"above\":4,\
+             \"buckets\":[{\"low\":0,\"count\":10},{\"low\":10,\"count\":0},{\"low\":20,\"count\":5}]}]}\n"
+        );
+    }
+
+    #[test]
+    fn stacks_are_arrays_and_addresses_text() {
+        let mut event = an_event();
+        event.fields = vec![
+            ("ustack".into(), a_stack(&["b+0x1", "a \"q\""])),
+            ("empty".into(), a_stack(&[])),
+            (
+                "peer".into(),
+                Value::Address("::1".parse().unwrap(), Some(80)),
+            ),
+            (
+                "own".into(),
+                Value::Address("10.0.0.1".parse().unwrap(), None),
+            ),
+        ];
+        let line = written(Format::Json, TermInfo::plain(), |out| out.event(&event));
+        let read: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            read["fields"],
+            serde_json::json!({"ustack": ["b+0x1", "a \"q\""], "empty": [], "peer": "[::1]:80", "own": "10.0.0.1"})
+        );
     }
 
     #[test]

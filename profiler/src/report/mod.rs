@@ -1,22 +1,41 @@
 //! The forms a report takes.
 //!
-//! [`model`] is what is said, [`table`] and [`summary`] the human form, [`json`] the machine's,
-//! [`units`] how quantities are written, and [`escape`] what keeps a target's bytes off the terminal.
+//! - [`model`]: what is said
+//! - [`table`]: the human form: events, and what stands around them
+//! - [`summary`]: its blocks, made of `distribution` with `bars`, and `counts`
+//! - `grid`, `cell`, `values`, `clock`: how its rows are laid out and what stands in them
+//! - [`json`]: the machine's form
+//! - `at_end`: what is written at the end alone: [`folded`] for flame graphs, [`dot`] for graphs
+//! - [`units`]: how quantities are written
+//! - [`escape`]: what keeps a target's bytes off the terminal
+//!
 //! All of them write through [`Output`], in the order `start`, then `event`, `live` and `flush` as they
 //! come, then `finish`.
 
+mod at_end;
+mod bars;
+mod cell;
+mod clock;
+mod counts;
+mod distribution;
+mod dot;
 pub mod escape;
+mod folded;
+mod grid;
 mod json;
 pub mod model;
 mod summary;
 mod table;
 pub mod units;
+mod values;
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use anyhow::{Result, bail};
 use model::{Column, Event, Summary};
+use uprof_recipes::{Recipe, Type};
 
 /// Where a report goes, in whatever form.
 ///
@@ -42,6 +61,28 @@ pub enum Format {
     Table,
     /// One JSON object a line.
     Json,
+    /// Stacks with their weights, for flame graphs.
+    Folded,
+    /// A graph, for Graphviz.
+    Dot,
+}
+
+/// Whether a recipe has what the format shows. Fails in words that say what is missing.
+pub fn needs(format: Format, recipe: &Recipe) -> Result<()> {
+    let stack = |p: &uprof_recipes::Probe| p.action.by().iter().any(|(_, e)| e.ty == Type::Stack);
+    match format {
+        Format::Folded if !recipe.probes.iter().any(stack) => bail!(
+            "--format folded is for stacks, and no count, sum or histogram of {} has one in its key: add one \
+             (--by ustack, --by kstack; in a recipe `by`), or take --format table or json",
+            recipe.name
+        ),
+        Format::Dot if recipe.report.graph.is_none() => bail!(
+            "--format dot is for graphs, and {} has none: its recipe says in [report.graph] which keys are the \
+             ends of an edge; or take --format table or json",
+            recipe.name
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// What the report is written to: a terminal of some size, or not a terminal.
@@ -117,6 +158,8 @@ pub fn open(format: Format, writer: Box<dyn Write>, terminal: TermInfo) -> Box<d
             terminal,
             jiff::tz::TimeZone::system(),
         )),
+        Format::Folded => Box::new(at_end::AtEnd::new(sink, folded::draw)),
+        Format::Dot => Box::new(at_end::AtEnd::new(sink, dot::draw)),
     }
 }
 
@@ -167,6 +210,8 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::model::*;
+    use uprof_recipes::{Action, StatKind};
+
     use super::*;
     use std::sync::Mutex;
 
@@ -201,6 +246,7 @@ mod tests {
         let mut output: Box<dyn Output> = match format {
             Format::Json => Box::new(json::Json::new(sink)),
             Format::Table => Box::new(table::Table::new(sink, terminal, jiff::tz::TimeZone::UTC)),
+            Format::Folded | Format::Dot => open(format, Box::new(page.clone()), terminal),
         };
         calls(output.as_mut()).expect("a page takes everything");
         output.flush().expect("a page takes everything");
@@ -318,6 +364,80 @@ mod tests {
             notes: vec!["2 statements were prepared before uprof started".into()],
             ..Summary::default()
         }
+    }
+
+    pub(super) fn a_stack(frames: &[&str]) -> Value {
+        Value::Stack(frames.iter().map(|f| f.to_string()).collect())
+    }
+
+    pub(super) fn a_linear() -> Linear {
+        Linear {
+            name: "delay".into(),
+            key: vec![("comm".into(), Value::Name("King".into()))],
+            unit: "ns".into(),
+            count: 20,
+            below: 1,
+            above: 4,
+            min: -31,
+            max: 90_000_000,
+            mean: 4_500_000.0,
+            from: -20,
+            to: 100,
+            step: 10,
+            buckets: vec![(0, 10), (10, 0), (20, 5)],
+        }
+    }
+
+    /// Sums of bytes and means of times, by peer.
+    pub(super) fn some_stats() -> Vec<StatRow> {
+        let row = |peer: Value, count, bytes: [f64; 2], took| StatRow {
+            probe: "send".into(),
+            key: vec![("peer".into(), peer)],
+            count,
+            values: vec![
+                StatValue {
+                    name: "bytes".into(),
+                    unit: "bytes".into(),
+                    shown: vec![(StatKind::Sum, bytes[0]), (StatKind::Max, bytes[1])],
+                },
+                StatValue {
+                    name: "took".into(),
+                    unit: "ns".into(),
+                    shown: vec![(StatKind::Avg, took)],
+                },
+            ],
+        };
+        let address = |text: &str, port| Value::Address(text.parse().unwrap(), Some(port));
+        vec![
+            row(address("10.0.0.1", 443), 900, [71680.0, 100.0], 1250.0),
+            row(address("::1", 80), 2, [1572864.0, 1048576.0], 2500.5),
+            row(Value::Missing("unreadable"), 1, [-5.0, -5.0], 7.0),
+        ]
+    }
+
+    #[test]
+    fn a_picture_needs_what_it_shows() {
+        let text = "[[probe]]\nname = \"f\"\nfunction = \"f\"\ncount = true\nby = [\"pid\"]\n";
+        let parsed = uprof_recipes::parse(uprof_recipes::Source::new("t.toml", text));
+        let mut recipe = parsed.expect("a recipe");
+        let refused = |format, recipe: &Recipe| needs(format, recipe).unwrap_err().to_string();
+        assert!(refused(Format::Folded, &recipe).contains("--by ustack"));
+        assert!(refused(Format::Dot, &recipe).contains("[report.graph]"));
+        for format in [Format::Table, Format::Json] {
+            needs(format, &recipe).unwrap();
+        }
+        let Action::Count { by } = &mut recipe.probes[0].action else {
+            panic!("{recipe:?}")
+        };
+        by[0].1.ty = Type::Stack;
+        needs(Format::Folded, &recipe).unwrap();
+        recipe.report.graph = Some(uprof_recipes::Graph {
+            probe: "f".into(),
+            from: "pid".into(),
+            to: "pid".into(),
+            weight: None,
+        });
+        needs(Format::Dot, &recipe).unwrap();
     }
 
     #[test]

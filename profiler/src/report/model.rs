@@ -232,6 +232,14 @@ pub struct StatValue {
     pub shown: Vec<(StatKind, f64)>,
 }
 
+impl StatRow {
+    /// What rows are ordered by: the first value's sum where that is shown, else the hits.
+    pub fn weight(&self) -> f64 {
+        let sum = self.values.first().and_then(StatValue::sum);
+        sum.unwrap_or(self.count as f64)
+    }
+}
+
 impl StatValue {
     /// The sum, where it is shown.
     pub fn sum(&self) -> Option<f64> {
@@ -261,6 +269,10 @@ pub struct Linear {
     pub max: i64,
     /// Their mean, exactly.
     pub mean: f64,
+    /// Where the first step begins, also if nothing fell into it.
+    pub from: i64,
+    /// Where the last step ends: what is that much or more is above.
+    pub to: i64,
     /// How wide a step is.
     pub step: u64,
     /// The least value of each step and how many fell into it: all from the first that is not empty to the last.

@@ -6,14 +6,16 @@
 use std::fmt::Write as _;
 use std::io;
 
-use jiff::{Timestamp, tz::TimeZone};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use jiff::tz::TimeZone;
+use unicode_width::UnicodeWidthStr;
+use uprof_recipes::Align;
 
+use super::cell::{Cell, GAP, cut, cut_text, write_padded};
+use super::clock::Clock;
 use super::model::{Column, ColumnValue, Event, Summary, Value};
+use super::values::{is_number, show, show_in, stack_lines};
 use super::{Output, Sink, TermInfo, escape, summary, units};
 
-/// Between two columns.
-const GAP: usize = 2;
 /// A column of text is never squeezed below this, even if the terminal then wraps the line.
 const LEAST_TEXT: usize = 16;
 /// A column grows with what it holds, up to this; longer values push their own row out only.
@@ -39,13 +41,6 @@ struct Placed {
     width: usize,
 }
 
-#[derive(Default)]
-struct Cell {
-    text: String,
-    width: usize,
-    right: bool,
-}
-
 impl Table {
     pub(super) fn new(sink: Sink, terminal: TermInfo, zone: TimeZone) -> Table {
         let mut table = Table {
@@ -54,11 +49,7 @@ impl Table {
             columns: Vec::new(),
             stretch: None,
             header_due: true,
-            clock: Clock {
-                zone,
-                second: u64::MAX,
-                text: String::new(),
-            },
+            clock: Clock::new(zone),
             live_lines: 0,
             cells: Vec::new(),
         };
@@ -129,7 +120,13 @@ impl Table {
                 }
                 ColumnValue::Field(name) => {
                     if let Some((_, value)) = event.fields.iter().find(|(n, _)| n == name) {
-                        show(text, value);
+                        match value {
+                            // The frames follow under the row.
+                            Value::Stack(frames) => {
+                                let _ = write!(text, "{} frames", frames.len());
+                            }
+                            _ => show_in(text, value, placed.column.unit.as_deref().unwrap_or("")),
+                        }
                         cell.right = is_number(value);
                     }
                 }
@@ -139,6 +136,9 @@ impl Table {
                 placed.column.value,
                 ColumnValue::Pid | ColumnValue::Tid | ColumnValue::Latency
             );
+            if let Some(align) = placed.column.align {
+                cell.right = align == Align::Right;
+            }
             cell.width = if cell.text.is_ascii() {
                 cell.text.len()
             } else {
@@ -225,6 +225,32 @@ impl Table {
         }
         out.push(b'\n');
     }
+
+    /// The stacks of an event, under its row.
+    fn write_stacks(&mut self, event: &Event) {
+        let has_column = |name: &str| {
+            self.columns.iter().any(|p| match &p.column.value {
+                ColumnValue::Field(field) => **field == *name,
+                ColumnValue::Rest => true,
+                _ => false,
+            })
+        };
+        let is_stack = |value: &Value| matches!(value, Value::Stack(_));
+        let fields = event.fields.iter();
+        let stacks: Vec<_> = fields
+            .filter(|(name, value)| is_stack(value) && has_column(name))
+            .map(|(name, value)| (&**name, value))
+            .collect();
+        for line in stack_lines(stacks.into_iter()) {
+            let line = match self.terminal.size {
+                Some((width, _)) => cut_text(line, width),
+                None => line,
+            };
+            let out = self.sink.buffer();
+            out.extend_from_slice(line.as_bytes());
+            out.push(b'\n');
+        }
+    }
 }
 
 impl Output for Table {
@@ -244,6 +270,7 @@ impl Output for Table {
             self.write_header();
         }
         self.write_row();
+        self.write_stacks(event);
         self.sink.written()
     }
 
@@ -309,52 +336,14 @@ impl Output for Table {
     }
 }
 
-/// Appends a value as a table shows it.
-pub(super) fn show(out: &mut String, value: &Value) {
-    match value {
-        Value::Int(n) => out.push_str(itoa::Buffer::new().format(*n)),
-        Value::Uint(n) => out.push_str(itoa::Buffer::new().format(*n)),
-        Value::Ptr(n) => {
-            let _ = write!(out, "{n:#x}");
-        }
-        Value::Text { bytes, cut } => {
-            escape::text(out, bytes);
-            if *cut {
-                out.push_str("…(cut)");
-            }
-        }
-        Value::Name(name) => escape::text(out, name.as_bytes()),
-        Value::Duration(ns) => out.push_str(&units::duration_aligned(*ns as f64)),
-        Value::Share(part) => out.push_str(&units::share(*part)),
-        Value::Stack(frames) => {
-            for (i, frame) in frames.iter().enumerate() {
-                out.push_str(if i == 0 { "" } else { " < " });
-                escape::text(out, frame.as_bytes());
-            }
-        }
-        Value::Address(address, port) => units::address(out, *address, *port),
-        Value::Missing(why) => {
-            if !why.is_empty() {
-                let _ = write!(out, "({why})");
-            }
-        }
-    }
-}
-
-/// Does this value stand at the right of its column?
-pub(super) fn is_number(value: &Value) -> bool {
-    matches!(
-        value,
-        Value::Int(_) | Value::Uint(_) | Value::Duration(_) | Value::Share(_)
-    )
-}
-
-/// Captures without a column of their own, as `name=value`; text in quotes, for it has spaces.
+/// Captures without a column of their own, as `name=value`; text in quotes, for it has spaces. Stacks have lines of
+/// their own.
 fn rest(out: &mut String, event: &Event, columns: &[Placed]) {
     for (name, value) in &event.fields {
         if columns
             .iter()
             .any(|p| matches!(&p.column.value, ColumnValue::Field(n) if n == name))
+            || matches!(value, Value::Stack(_))
         {
             continue;
         }
@@ -375,194 +364,6 @@ fn rest(out: &mut String, event: &Event, columns: &[Placed]) {
     }
 }
 
-/// Shortens a cell to `room` columns of the terminal, the last of them `…`.
-fn cut(cell: &mut Cell, room: usize) {
-    if cell.width <= room {
-        return;
-    }
-    let mut used = 0;
-    let mut end = 0;
-    for (at, c) in cell.text.char_indices() {
-        let width = c.width().unwrap_or(0);
-        if used + width + 1 > room {
-            break;
-        }
-        used += width;
-        end = at + c.len_utf8();
-    }
-    cell.text.truncate(end);
-    cell.text.push('…');
-    cell.width = used + 1;
-}
-
-/// As [`cut`], for any text.
-pub(super) fn cut_text(text: String, room: usize) -> String {
-    let mut cell = Cell {
-        width: text.width(),
-        text,
-        right: false,
-    };
-    cut(&mut cell, room);
-    cell.text
-}
-
-fn write_padded(out: &mut Vec<u8>, text: &str, width: usize, room: usize, right: bool, last: bool) {
-    let pad = room.saturating_sub(width);
-    let blanks = |out: &mut Vec<u8>, n: usize| out.resize(out.len() + n, b' ');
-    if right {
-        blanks(out, pad);
-    }
-    out.extend_from_slice(text.as_bytes());
-    if !last {
-        blanks(out, if right { GAP } else { pad + GAP });
-    }
-}
-
-/// Local time of day to the millisecond, worked out once a second.
-struct Clock {
-    zone: TimeZone,
-    second: u64,
-    text: String,
-}
-
-impl Clock {
-    fn write(&mut self, out: &mut String, time_ns: u64) {
-        let second = time_ns / 1_000_000_000;
-        if second != self.second {
-            self.second = second;
-            self.text.clear();
-            // u64 nanoseconds end in the year 2554: always a valid time stamp.
-            if let Ok(stamp) = Timestamp::from_second(second as i64) {
-                let _ = write!(
-                    self.text,
-                    "{}",
-                    stamp.to_zoned(self.zone.clone()).strftime("%H:%M:%S")
-                );
-            }
-        }
-        out.push_str(&self.text);
-        let ms = (time_ns / 1_000_000 % 1000) as u32;
-        out.push('.');
-        for digit in [ms / 100, ms / 10 % 10, ms % 10] {
-            out.push(char::from_digit(digit, 10).unwrap_or('0'));
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::Format;
-    use super::super::tests::{a_summary, an_event, written};
-    use super::*;
-
-    fn columns() -> Vec<Column> {
-        vec![
-            Column::new("TIME", ColumnValue::Time),
-            Column::new("PID", ColumnValue::Pid),
-            Column::new("COMMAND", ColumnValue::Field("command".into())),
-            Column::new("ROWS", ColumnValue::Field("rows".into())),
-            Column::new("LATENCY", ColumnValue::Latency),
-            Column::new("SQL", ColumnValue::Field("sql".into())),
-        ]
-    }
-
-    fn long_statement() -> Event {
-        let mut event = an_event();
-        event.latency_ns = Some(2_500_000_000);
-        event.fields[1].1 = Value::Text {
-            bytes: b"SELECT * FROM t WHERE name = '\x1b[31m'".to_vec(),
-            cut: true,
-        };
-        event.fields[2].1 = Value::Uint(1_234_567_890);
-        event
-    }
-
-    #[test]
-    fn a_file_gets_whole_values_under_one_header() {
-        let page = written(Format::Table, TermInfo::plain(), |out| {
-            out.start(&columns())?;
-            out.event(&an_event())?;
-            out.event(&long_statement())?;
-            out.event(&an_event())
-        });
-        assert_eq!(
-            page,
-            "\
-TIME              PID  COMMAND       ROWS   LATENCY  SQL
-08:53:20.123      812  Query            3   12.3 us  SELECT \"a\"\\n
-08:53:20.123      812  Query     1234567890   2.50  s  SELECT * FROM t WHERE name = '\\x1b[31m'…(cut)
-08:53:20.123      812  Query              3   12.3 us  SELECT \"a\"\\n
-"
-        );
-    }
-
-    #[test]
-    fn a_terminal_gets_rows_that_fit() {
-        for width in [60, 80, 100] {
-            let page = written(Format::Table, TermInfo::sized(width, 24, false), |out| {
-                out.start(&columns())?;
-                out.event(&long_statement())
-            });
-            for line in page.lines() {
-                assert!(
-                    line.width() <= width.max(55 + LEAST_TEXT),
-                    "{width}: {line}"
-                );
-            }
-            assert!(!page.contains('\x1b'));
-        }
-        let page = written(Format::Table, TermInfo::sized(80, 24, false), |out| {
-            out.start(&columns())?;
-            out.event(&long_statement())
-        });
-        assert!(page.ends_with("  SELECT * FROM t WHERE na…\n"), "{page}");
-    }
-
-    #[test]
-    fn wide_characters_are_cut_by_their_width() {
-        assert_eq!(cut_text("東京東京".into(), 8), "東京東京");
-        assert_eq!(cut_text("東京東京".into(), 7), "東京東…");
-        assert_eq!(cut_text("東京東京".into(), 6), "東京…");
-    }
-
-    #[test]
-    fn without_columns_every_capture_is_shown_by_name() {
-        let page = written(Format::Table, TermInfo::plain(), |out| {
-            out.event(&an_event())
-        });
-        assert_eq!(
-            page,
-            "\
-TIME              PID      TID  COMM             PROBE          LATENCY  VALUES
-08:53:20.123      812      900  mariadbd         statement      12.3 us  command=Query sql=\"SELECT \"a\"\\n\" rows=3 delta=-1 thd=0x7f00dead0000 wait=(unreadable)
-"
-        );
-    }
-
-    #[test]
-    fn colour_is_for_terminals_and_closed_again() {
-        let page = written(Format::Table, TermInfo::sized(100, 24, true), |out| {
-            out.event(&an_event()).and(out.finish(&a_summary()))
-        });
-        assert!(page.contains(summary::BOLD) && page.contains(summary::DIM));
-        let opened = page.matches(summary::BOLD).count() + page.matches(summary::DIM).count();
-        assert_eq!(opened, page.matches(summary::RESET).count());
-    }
-
-    #[test]
-    fn the_live_block_is_redrawn_in_place_and_gives_way() {
-        let page = written(Format::Table, TermInfo::sized(80, 10, false), |out| {
-            out.live(&a_summary())?;
-            out.live(&a_summary())?;
-            out.event(&an_event())?;
-            out.live(&a_summary())
-        });
-        // Nine lines at most, and each redraw goes back over exactly those.
-        assert_eq!(page.matches("\x1b[9F\x1b[J").count(), 2);
-        assert!(page.lines().all(|line| line.width() < 100));
-        let plain = written(Format::Table, TermInfo::plain(), |out| {
-            out.live(&a_summary())
-        });
-        assert!(plain.starts_with("--- 2.00 s ---\n") && !plain.contains('\x1b'));
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

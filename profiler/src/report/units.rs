@@ -19,7 +19,7 @@ fn duration_parts(ns: f64) -> (String, &'static str) {
     const STEPS: [(f64, &str); 3] = [(1e3, "ns"), (1e6, "us"), (1e9, "ms")];
     for (limit, unit) in STEPS {
         // 999.6 us would be printed as 1000 us: it is 1.00 ms.
-        if ns < limit * 0.9995 {
+        if ns.abs() < limit * 0.9995 {
             let number = ns / (limit / 1e3);
             return (
                 if unit == "ns" && ns.fract() == 0.0 {
@@ -32,8 +32,8 @@ fn duration_parts(ns: f64) -> (String, &'static str) {
         }
     }
     match ns / 1e9 {
-        s if s < 1000.0 => (digits(s), "s"),
-        s if s < 100.0 * 60.0 => (digits(s / 60.0), "min"),
+        s if s.abs() < 1000.0 => (digits(s), "s"),
+        s if s.abs() < 100.0 * 60.0 => (digits(s / 60.0), "min"),
         s => (digits(s / 3600.0), "h"),
     }
 }
@@ -54,7 +54,7 @@ fn size_parts(bytes: f64) -> (String, &'static str) {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut value = bytes;
     let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
+    while value.abs() >= 1024.0 && unit + 1 < UNITS.len() {
         value /= 1024.0;
         unit += 1;
     }
