@@ -44,6 +44,8 @@ pub(crate) mod code {
     pub const CALL: u8 = 0x85;
     pub const EXIT: u8 = 0x95;
     pub const JA: u8 = 0x05;
+    /// ALU | END | TO_BE.
+    pub const TO_BE: u8 = 0xdc;
     /// STX | ATOMIC | DW.
     pub const ATOMIC64: u8 = 0xdb;
     /// Source register of a LD_IMM64 that names a map by its descriptor.
@@ -124,6 +126,8 @@ pub(crate) enum MapRef {
     Tops,
     /// The open calls and which is around which.
     Chain,
+    /// The processes in which probes on the kernel count.
+    Pids,
 }
 
 /// A kernel function called by its BTF id.
@@ -197,6 +201,12 @@ impl Asm {
 
     pub fn mov(&mut self, dst: Reg, src: Reg) {
         self.alu(Alu::Mov, dst, src);
+    }
+
+    /// Reverses the order of the low 16, 32 or 64 bits' bytes, and clears what is above them: to
+    /// big endian, as all of this runs on little-endian machines.
+    pub fn swap(&mut self, dst: Reg, bits: u8) {
+        self.push(code::TO_BE, dst as u8, 0, 0, bits.into());
     }
 
     /// Loads a constant in the shortest way.

@@ -41,6 +41,7 @@ impl EmptyProbe {
             } else {
                 attach_type::UPROBE_MULTI
             },
+            btf_id: 0,
         };
         let prog = sys::prog_load(&load, None)?;
         let places = Places {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::site::KernelHook;
 use crate::spec::Mechanism;
 
 /// The crate's error.
@@ -64,6 +65,22 @@ pub enum Error {
         /// What the kernel answered.
         source: io::Error,
     },
+    /// The kernel refused a probe on one of its own events.
+    #[error("probe {probe}: cannot {what} {hook}: {source}{meaning}")]
+    Kernel {
+        /// The probe's name.
+        probe: String,
+        /// What was tried: "load the entry program for", "attach to" ...
+        what: String,
+        /// Which event.
+        hook: Box<KernelHook>,
+        /// What the kernel answered.
+        source: io::Error,
+        /// What it means by that; empty or begins with a colon.
+        meaning: &'static str,
+        /// The verifier's log, where it was asked for and the kernel wrote one.
+        log: Option<String>,
+    },
     /// A call of this crate that makes no sense: an unknown probe, a site index out of range.
     #[error("{0}")]
     Usage(String),
@@ -81,7 +98,7 @@ impl Error {
     /// The verifier's log, if the error carries one.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
-            Error::Load { log, .. } => log.as_deref(),
+            Error::Load { log, .. } | Error::Kernel { log, .. } => log.as_deref(),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 
@@ -11,6 +12,9 @@ use crate::btf;
 use crate::helper;
 use crate::link::PerfSource;
 use crate::load::create_map;
+use crate::program::Part;
+use crate::site::KernelHook;
+use crate::spec::KernelSource;
 use crate::sys::{self, attach_type};
 
 /// One thing that was tried.
@@ -75,6 +79,7 @@ fn load(
         name: "uprof_try",
         insns: &code.insns,
         attach_type,
+        btf_id: 0,
     };
     sys::prog_load(&load, None)
 }
@@ -157,38 +162,73 @@ fn attach_cookie() -> io::Result<()> {
     load(finish(asm), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None).map(drop)
 }
 
-fn tracepoint() -> io::Result<()> {
-    load(
-        calling(None),
-        bpf_prog_type::BPF_PROG_TYPE_TRACEPOINT,
-        0,
-        None,
-    )?;
-    let prog = load(
-        calling(None),
-        bpf_prog_type::BPF_PROG_TYPE_RAW_TRACEPOINT,
-        0,
-        None,
-    )?;
-    sys::raw_tracepoint(prog.as_fd(), c"sched_process_exit").map(drop)
-}
-
-fn kprobe() -> io::Result<()> {
-    load(calling(None), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None)?;
-    match Path::new("/sys/bus/event_source/devices/kprobe/type").exists() {
-        true => Ok(()),
-        false => Err(io::Error::other("the kernel is built without kprobes")),
-    }
-}
-
-fn fentry() -> io::Result<()> {
-    const BPF_TRACE_FENTRY: u32 = 24;
-    let [id] = btf::function_ids(["vfs_fsync"])?;
-    let Some(id) = id else {
-        return Err(io::Error::other("the kernel's BTF does not have vfs_fsync"));
+/// Whether probes on this kind of event work here, or why not: found by attaching one, once.
+pub fn kernel(source: KernelSource) -> Result<(), String> {
+    static FOUND: [OnceLock<Result<(), String>>; 4] = [const { OnceLock::new() }; 4];
+    let (at, hook): (usize, fn() -> io::Result<KernelHook>) = match source {
+        KernelSource::Tracepoint => (0, || {
+            let (end, id) = (None, some_tracepoint()?);
+            Ok(KernelHook::Tracepoint { id, end })
+        }),
+        KernelSource::RawTracepoint => (1, || {
+            let name = SOME_TRACEPOINT.into();
+            Ok(KernelHook::RawTracepoint { name })
+        }),
+        KernelSource::Function => (2, some_function),
+        KernelSource::Kprobe => (3, || {
+            let name = SOME_FUNCTION.into();
+            Ok(KernelHook::Kprobe { name })
+        }),
     };
+    let found = FOUND[at].get_or_init(|| hook().and_then(attaches).map_err(|e| explain(&e)));
+    found.clone()
+}
+
+/// A tracepoint that every kernel has, and that fires seldom.
+const SOME_TRACEPOINT: &str = "sched_process_exec";
+/// A function of which the same holds, and that modules can call: it is not inlined.
+const SOME_FUNCTION: &str = "vfs_fsync";
+
+/// Numbers that tracepoints have (TRACE_EVENT_TYPE_MAX is more, but they are given out from below);
+/// the first ones are ftrace's own, and one of those is every function.
+const TRACEPOINT_IDS: std::ops::Range<u64> = 64..2048;
+
+/// The number of any tracepoint. By trying: tracefs, which has the names, need not be mounted.
+fn some_tracepoint() -> io::Result<u64> {
+    let mut last = io::Error::from_raw_os_error(libc::ENOENT);
+    for id in TRACEPOINT_IDS {
+        match sys::perf_tracepoint(id) {
+            Ok(_) => return Ok(id),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn some_function() -> io::Result<KernelHook> {
+    let [id] = btf::function_ids([SOME_FUNCTION])?;
+    let none = || io::Error::other(format!("the kernel's BTF does not have {SOME_FUNCTION}"));
+    Ok(KernelHook::Function {
+        name: SOME_FUNCTION.into(),
+        btf_id: id.ok_or_else(none)?,
+        arguments: 2,
+        module: None,
+    })
+}
+
+/// Attaches an empty program, and lets go of it.
+fn attaches(hook: KernelHook) -> io::Result<()> {
     let code = calling(None).finish().map_err(io::Error::other)?;
-    sys::load_tracing("uprof_try", &code.insns, BPF_TRACE_FENTRY, id).map(drop)
+    let (kind, attach_type, btf_id) = hook.program(Part::Entry);
+    let load = sys::ProgLoad {
+        kind,
+        name: "uprof_try",
+        insns: &code.insns,
+        attach_type,
+        btf_id,
+    };
+    let prog = sys::prog_load(&load, None)?;
+    hook.attach(Part::Entry, prog.as_fd()).map(drop)
 }
 
 fn ring_buffer() -> io::Result<()> {
@@ -277,9 +317,27 @@ pub fn probe() -> Vec<Feature> {
         attach_cookie(),
         "each site takes a program of its own; Linux 5.15 has it",
     );
-    add("tracepoint", tracepoint(), "no kernel events by tracepoint");
-    add("kprobe", kprobe(), "no kernel functions by kprobe");
-    add("fentry", fentry(), "no kernel functions by fentry");
+    let on_kernel = |source| kernel(source).map_err(io::Error::other);
+    add(
+        "tracepoint",
+        on_kernel(KernelSource::Tracepoint),
+        "no events and system calls of the kernel by tracepoint: tracefs, CONFIG_BPF_EVENTS and root are needed",
+    );
+    add(
+        "raw tracepoint",
+        on_kernel(KernelSource::RawTracepoint),
+        "no events of the kernel by raw tracepoint: CONFIG_BPF_EVENTS and root are needed",
+    );
+    add(
+        "fentry and fexit",
+        on_kernel(KernelSource::Function),
+        "functions of the kernel are probed by kprobe instead; Linux 5.5 with BTF and ftrace has it, unless it is locked down",
+    );
+    add(
+        "kprobe",
+        on_kernel(KernelSource::Kprobe),
+        "functions of the kernel are probed by fentry alone; CONFIG_KPROBE_EVENTS and root are needed",
+    );
     add(
         "/sys/kernel/tracing",
         readable("/sys/kernel/tracing/events"),

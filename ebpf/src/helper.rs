@@ -15,6 +15,7 @@ pub(crate) const GET_CURRENT_CGROUP_ID: u32 = 80;
 pub(crate) const PROBE_READ_USER: u32 = 112;
 pub(crate) const PROBE_READ_KERNEL: u32 = 113;
 pub(crate) const PROBE_READ_USER_STR: u32 = 114;
+pub(crate) const PROBE_READ_KERNEL_STR: u32 = 115;
 pub(crate) const RINGBUF_OUTPUT: u32 = 130;
 pub(crate) const RINGBUF_RESERVE: u32 = 131;
 pub(crate) const RINGBUF_SUBMIT: u32 = 132;

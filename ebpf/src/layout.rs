@@ -368,6 +368,8 @@ const COUNTER_WORDS: u32 = 16;
 /// Word of a probe's block in the first shard: see [`crate::program::turn`]. It lies apart from
 /// what every hit counts.
 pub(crate) const TURN: u32 = 15;
+/// Word of a kernel probe's block in the first shard: not 0 where it counts in every process.
+pub(crate) const EVERYONE: u32 = 14;
 /// Words in which threads are marked that have gone over to other programs; a power of two.
 pub(crate) const MARKS: u32 = 512;
 /// The blob's control area: the wake-up word, then process ids.

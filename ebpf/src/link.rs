@@ -1,8 +1,10 @@
 //! From a loaded program to places in files.
 
 use std::collections::BTreeMap;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -17,6 +19,34 @@ use crate::sys::{self, attach_type};
 pub(crate) struct Link {
     _link: Option<OwnedFd>,
     _event: Option<OwnedFd>,
+}
+
+impl Link {
+    /// A link by itself.
+    pub fn new(link: OwnedFd) -> Link {
+        Link {
+            _link: Some(link),
+            _event: None,
+        }
+    }
+
+    /// Puts a program on a perf event.
+    pub fn on_event(prog: BorrowedFd<'_>, event: OwnedFd, cookie: Option<u64>) -> io::Result<Link> {
+        let link = match sys::link_perf(prog, event.as_fd(), cookie.unwrap_or(0)) {
+            Ok(link) => Some(link),
+            // Before Linux 5.15 there are no such links, nor cookies.
+            Err(e) if cookie.is_none() && e.raw_os_error() == Some(libc::EINVAL) => {
+                sys::set_bpf(event.as_fd(), prog)?;
+                None
+            }
+            Err(e) => return Err(e),
+        };
+        sys::perf_enable(event.as_fd())?;
+        Ok(Link {
+            _link: link,
+            _event: Some(event),
+        })
+    }
 }
 
 /// Sites of one file.
@@ -99,13 +129,10 @@ pub(crate) fn multi(
             _ => attach_type::UPROBE_MULTI,
         },
     };
-    Ok(Link {
-        _link: Some(sys::link_multi(prog, &link)?),
-        _event: None,
-    })
+    sys::link_multi(prog, &link).map(Link::new)
 }
 
-/// The kernel's numbers for uprobes as perf events.
+/// The kernel's numbers for uprobes or kprobes as perf events.
 #[derive(Clone, Copy)]
 pub(crate) struct PerfSource {
     kind: u32,
@@ -115,15 +142,20 @@ pub(crate) struct PerfSource {
 }
 
 impl PerfSource {
-    /// Asks sysfs.
+    /// Of uprobes.
     pub fn find() -> io::Result<PerfSource> {
+        Self::of("uprobe")
+    }
+
+    /// Asks sysfs; `which` is `uprobe` or `kprobe`.
+    pub fn of(which: &str) -> io::Result<PerfSource> {
         let read = |name: &str| {
-            let path = format!("/sys/bus/event_source/devices/uprobe/{name}");
+            let path = format!("/sys/bus/event_source/devices/{which}/{name}");
             std::fs::read_to_string(&path)
                 .map_err(|e| io::Error::new(e.kind(), format!("{path}: {e}")))
         };
         let odd = |what: &str, text: &str| {
-            io::Error::other(format!("the uprobe event source's {what} is {text:?}"))
+            io::Error::other(format!("the {which} event source's {what} is {text:?}"))
         };
         let kind = read("type")?;
         let bit = read("format/retprobe")?;
@@ -162,6 +194,18 @@ impl PerfSource {
         Ok(config)
     }
 
+    /// One function of the kernel.
+    pub fn attach_kprobe(
+        self,
+        prog: BorrowedFd<'_>,
+        function: &CStr,
+        at_return: bool,
+    ) -> io::Result<Link> {
+        let config = self.config(at_return, 0)?;
+        let event = sys::perf_probe(self.kind, function, 0, None, config)?;
+        Link::on_event(prog, event, None)
+    }
+
     /// One site, by a perf event of its own.
     pub fn attach(
         self,
@@ -173,21 +217,9 @@ impl PerfSource {
         cookie: Option<u64>,
     ) -> io::Result<Link> {
         let config = self.config(at_return, semaphore)?;
-        let event = sys::perf_uprobe(self.kind, path, offset, pid, config)?;
-        let link = match sys::link_perf(prog, event.as_fd(), cookie.unwrap_or(0)) {
-            Ok(link) => Some(link),
-            // Before Linux 5.15 there are no such links, nor cookies.
-            Err(e) if cookie.is_none() && e.raw_os_error() == Some(libc::EINVAL) => {
-                sys::set_bpf(event.as_fd(), prog)?;
-                None
-            }
-            Err(e) => return Err(e),
-        };
-        sys::perf_enable(event.as_fd())?;
-        Ok(Link {
-            _link: link,
-            _event: Some(event),
-        })
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let event = sys::perf_probe(self.kind, &path, offset, pid, config)?;
+        Link::on_event(prog, event, cookie)
     }
 }
 

@@ -17,7 +17,7 @@ use crate::program::{
     CHAIN, Part, SiteSource, TOPS, Target, compile, frame_name, keeps_stacks, returns,
 };
 use crate::spec::{
-    Action, EngineOptions, FrameName, Mechanism, ProbeKind, ProbeSpec, Returns, Scale,
+    Action, EngineOptions, FrameName, Mechanism, On, ProbeKind, ProbeSpec, Returns, Scale,
 };
 use crate::sys::{self, attach_type};
 
@@ -32,6 +32,8 @@ const MAX_TABLE_BYTES: u32 = 64 << 20;
 const LOG_HISTOGRAM: u32 = 8 * hist_words::COUNT as u32;
 /// The most memory that stacks in keys may take.
 const MAX_STACK_BYTES: u32 = 16 << 20;
+/// Processes in which probes on the kernel can count, those that have ended among them.
+const MAX_KERNEL_PIDS: u32 = 8192;
 /// The verifier's log, when asked for.
 const LOG_BYTES: usize = 16 << 20;
 
@@ -50,6 +52,8 @@ pub(crate) struct Maps {
     /// Where open calls are in each other, if a probe asks.
     tops: Option<MapData>,
     chain: Option<MapData>,
+    /// The processes in which probes on the kernel count, if there are such probes.
+    pub pids: Option<MapData>,
     /// By probe.
     pub frames: Vec<Option<MapData>>,
     pub tables: Vec<Option<MapData>>,
@@ -197,13 +201,20 @@ impl Maps {
             running,
             tops: create_chain("tops", TOPS, target, options)?,
             chain: create_chain("chain", CHAIN, target, options)?,
+            pids: match probes.iter().any(|p| p.on != On::Program) {
+                true => {
+                    let kind = bpf_map_type::BPF_MAP_TYPE_HASH;
+                    Some(create_map("pids", kind, 8, 8, MAX_KERNEL_PIDS, 0)?)
+                }
+                false => None,
+            },
             frames: probes.iter().map(|_| None).collect(),
             tables,
         })
     }
 
     /// Creates the map of open calls of probe `index`, if the mechanism needs one.
-    fn need_frames(
+    pub fn need_frames(
         &mut self,
         index: usize,
         spec: &ProbeSpec,
@@ -243,6 +254,7 @@ impl Maps {
             MapRef::Running => self.running.as_ref(),
             MapRef::Tops => self.tops.as_ref(),
             MapRef::Chain => self.chain.as_ref(),
+            MapRef::Pids => self.pids.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),
         };
@@ -437,25 +449,40 @@ impl Loader<'_> {
         spec: &ProbeSpec,
         maps: &Maps,
     ) -> Result<OwnedFd, Error> {
-        let refused = |source, log| Error::Load {
+        let code = compile(index, spec, part, site, self.target)?;
+        let attach_type = match mechanism {
+            Mechanism::Session => attach_type::UPROBE_SESSION,
+            Mechanism::Multi => attach_type::UPROBE_MULTI,
+            Mechanism::Perf => attach_type::NONE,
+        };
+        let kind = (bpf_prog_type::BPF_PROG_TYPE_KPROBE, attach_type, 0);
+        let loaded = self.compiled(code, kind, index, spec, maps);
+        loaded.map_err(|(source, log)| Error::Load {
             probe: spec.name.clone(),
             part: part.name(),
             mechanism,
             source,
             log,
-        };
-        let mut code = compile(index, spec, part, site, self.target)?;
+        })
+    }
+
+    /// Loads a compiled program; with an error comes the verifier's log, if it is asked for.
+    pub fn compiled(
+        &mut self,
+        mut code: Code,
+        (kind, attach_type, btf_id): (bpf_prog_type, u32, u32),
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &Maps,
+    ) -> Result<OwnedFd, (io::Error, Option<String>)> {
         self.resolve(&mut code, index, maps)
-            .map_err(|why| refused(io::Error::new(io::ErrorKind::Unsupported, why), None))?;
+            .map_err(|why| (io::Error::new(io::ErrorKind::Unsupported, why), None))?;
         let load = sys::ProgLoad {
-            kind: bpf_prog_type::BPF_PROG_TYPE_KPROBE,
+            kind,
             name: &spec.name,
             insns: &code.insns,
-            attach_type: match mechanism {
-                Mechanism::Session => attach_type::UPROBE_SESSION,
-                Mechanism::Multi => attach_type::UPROBE_MULTI,
-                Mechanism::Perf => attach_type::NONE,
-            },
+            attach_type,
+            btf_id,
         };
         sys::prog_load(&load, None).map_err(|source| {
             let log = self.options.verifier_log.then(|| {
@@ -463,7 +490,7 @@ impl Loader<'_> {
                 let _ = sys::prog_load(&load, Some(&mut log));
                 String::from_utf8_lossy(&log).into_owned()
             });
-            refused(source, log)
+            (source, log)
         })
     }
 

@@ -16,7 +16,7 @@ use object::{
 use crate::asm::{Code, MapRef};
 use crate::error::Error;
 use crate::program::{Part, SiteSource, Target, compile};
-use crate::spec::{EngineOptions, Mechanism, ProbeSpec};
+use crate::spec::{EngineOptions, KernelSource, Mechanism, On, ProbeSpec};
 
 /// R_BPF_64_64 and R_BPF_64_32 of the BPF ABI.
 const R_BPF_64_64: u32 = 1;
@@ -40,25 +40,40 @@ pub(crate) fn write(
     for (index, spec) in specs.iter().enumerate() {
         let mechanism = options.mechanism.unwrap_or(Mechanism::Session);
         for part in Part::of(spec, mechanism) {
-            let section = match (part, mechanism) {
-                (Part::Session, _) => "uprobe.session",
-                (Part::Return, Mechanism::Perf) => "uretprobe",
-                (Part::Return, _) => "uretprobe.multi",
-                (_, Mechanism::Perf) => "uprobe",
-                _ => "uprobe.multi",
-            };
+            let section = section(spec.on, *part, mechanism);
             // Entry and exits are attached in one way, and told apart by their names.
             let of = match part {
                 Part::Exit => "/exit",
                 _ => "",
             };
-            let code = compile(index, spec, *part, SiteSource::Cookie, target)?;
+            let site = match spec.on {
+                On::Program => SiteSource::Cookie,
+                On::Kernel(_) => SiteSource::ANY_KERNEL,
+            };
+            let code = compile(index, spec, *part, site, target)?;
             let name = format!("{}_{index}_{}", plain(&spec.name), part.name());
             file.program(index, &format!("{section}/{}{of}", spec.name), &name, &code)
                 .map_err(broken)?;
         }
     }
     file.object.write().map_err(broken)
+}
+
+/// What libbpf calls the sections of such programs.
+fn section(on: On, part: Part, mechanism: Mechanism) -> &'static str {
+    match (on, part, mechanism) {
+        (On::Kernel(KernelSource::Tracepoint), ..) => "tracepoint",
+        (On::Kernel(KernelSource::RawTracepoint), ..) => "raw_tp",
+        (On::Kernel(KernelSource::Function), Part::Return, _) => "fexit",
+        (On::Kernel(KernelSource::Function), ..) => "fentry",
+        (On::Kernel(KernelSource::Kprobe), Part::Return, _) => "kretprobe",
+        (On::Kernel(KernelSource::Kprobe), ..) => "kprobe",
+        (_, Part::Session, _) => "uprobe.session",
+        (_, Part::Return, Mechanism::Perf) => "uretprobe",
+        (_, Part::Return, _) => "uretprobe.multi",
+        (_, _, Mechanism::Perf) => "uprobe",
+        _ => "uprobe.multi",
+    }
 }
 
 fn broken(e: object::write::Error) -> Error {
@@ -113,6 +128,7 @@ impl File<'_> {
                 MapRef::Running => "running".to_string(),
                 MapRef::Tops => "tops".to_string(),
                 MapRef::Chain => "chain".to_string(),
+                MapRef::Pids => "pids".to_string(),
                 MapRef::Frames => format!("frames_{probe}"),
                 MapRef::Table => format!("keys_{probe}"),
             };

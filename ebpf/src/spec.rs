@@ -221,8 +221,10 @@ pub enum FrameName {
     /// The stack pointer, and what the probe with [`Action::Running`] says to run on this thread
     /// (0 where it says nothing): for coroutines that take turns on one stack.
     Running,
-    /// The thread: in the kernel, where a thread is in one system call at a time, and calls of one
-    /// probed function rarely nest (those within are counted as abandoning the outer one).
+    /// The thread, which is in one system call at a time: of calls from one tracepoint to another
+    /// ([`KernelSource::Tracepoint`]). Those of the kernel's functions are named by where they are on
+    /// the kernel's stack. What a probe on the kernel says here makes no difference; one on a program
+    /// cannot say this.
     Thread,
 }
 
@@ -251,6 +253,40 @@ pub struct ProbeSpec {
     pub keep: Option<Expr>,
     /// What to do.
     pub action: Action,
+}
+
+impl ProbeSpec {
+    /// Whether `test` says yes to any of its expressions or a part of one.
+    pub(crate) fn any(&self, test: &dyn Fn(&Expr) -> bool) -> bool {
+        let is = |e: &Expr| e.any(test);
+        let bytes = |addr: &Expr, len: Option<&Expr>| is(addr) || len.is_some_and(is);
+        let capture = |c: &Capture| match c {
+            Capture::Int(e) => is(e),
+            Capture::Str { addr, len, .. } => bytes(addr, len.as_ref()),
+            Capture::Buf { addr, len, .. } => bytes(addr, Some(len)),
+            Capture::Saved(_) | Capture::Stack { .. } => false,
+        };
+        let part = |p: &KeyPart| match p {
+            KeyPart::Int(e) => is(e),
+            KeyPart::Str { addr, len, .. } => bytes(addr, len.as_ref()),
+            KeyPart::Buf { addr, len, .. } => bytes(addr, Some(len)),
+            KeyPart::Comm | KeyPart::Stack { .. } => false,
+        };
+        let kind = match &self.kind {
+            ProbeKind::Entry => false,
+            ProbeKind::Call { saved, filter, .. } => {
+                saved.iter().any(capture) || filter.as_ref().is_some_and(is)
+            }
+        };
+        let action = match &self.action {
+            Action::Event { captures } => captures.iter().any(capture),
+            Action::Count { key } => key.iter().any(part),
+            Action::Histogram { value, key, .. } => is(value) || key.iter().any(part),
+            Action::Stats { values, key } => values.iter().any(is) || key.iter().any(part),
+            Action::Running { value } => is(value),
+        };
+        kind || action || [&self.filter, &self.keep].into_iter().flatten().any(is)
+    }
 }
 
 /// How a probe is attached.

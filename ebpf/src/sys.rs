@@ -2,7 +2,7 @@
 //! `expected_attach_type` of its own, `uprobe_multi` and session links, maps of sizes known at
 //! run time. Shaped like aya's own, so that a later aya can take its place.
 
-use std::ffi::{CString, c_char, c_int, c_long};
+use std::ffi::{CStr, CString, c_char, c_int, c_long};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -17,6 +17,9 @@ use crate::asm::Insn;
 pub(crate) mod attach_type {
     /// Whatever the perf event brings.
     pub const NONE: u32 = 0;
+    /// BPF_TRACE_FENTRY and BPF_TRACE_FEXIT, Linux 5.5.
+    pub const FENTRY: u32 = 24;
+    pub const FEXIT: u32 = 25;
     /// A link on a perf event (BPF_PERF_EVENT).
     pub const PERF_EVENT: u32 = 41;
     /// BPF_TRACE_UPROBE_MULTI, Linux 6.6.
@@ -65,6 +68,8 @@ pub(crate) struct ProgLoad<'a> {
     pub name: &'a str,
     pub insns: &'a [Insn],
     pub attach_type: u32,
+    /// Of fentry and fexit: the function's number in the kernel's BTF; else 0.
+    pub btf_id: u32,
 }
 
 /// Loads a program. With a `log` the verifier writes what it thinks.
@@ -77,6 +82,7 @@ pub(crate) fn prog_load(load: &ProgLoad<'_>, log: Option<&mut Vec<u8>>) -> io::R
     u.insns = load.insns.as_ptr() as u64;
     u.license = c"GPL".as_ptr() as u64;
     u.expected_attach_type = load.attach_type;
+    u.attach_btf_id = load.btf_id;
     put_name(&mut u.prog_name, load.name);
     if let Some(log) = &log {
         u.log_level = 1;
@@ -195,30 +201,48 @@ struct PerfAttr {
     config2: u64,
 }
 
-/// Opens a uprobe as a perf event: `kind` is the event source's type. With a pid it fires in that
-/// process only, all its threads included, since it is the memory that is probed.
-pub(crate) fn perf_uprobe(
+/// Opens a probe as a perf event: `kind` is the event source's type, `file` the file of a uprobe or
+/// the name of the kernel's function. With a pid a uprobe fires in that process only, all its
+/// threads included, since it is the memory that is probed.
+pub(crate) fn perf_probe(
     kind: u32,
-    path: &Path,
+    file: &CStr,
     offset: u64,
     pid: Option<u32>,
     config: u64,
 ) -> io::Result<OwnedFd> {
-    let path = CString::new(path.as_os_str().as_bytes())?;
     let attr = PerfAttr {
         kind,
-        size: size_of::<PerfAttr>() as u32,
         config,
-        config1: path.as_ptr() as u64,
+        config1: file.as_ptr() as u64,
         config2: offset,
         ..PerfAttr::default()
+    };
+    perf_event(attr, pid)
+}
+
+/// Opens a tracepoint as a perf event. One CPU's is enough: the programs on it run on all.
+pub(crate) fn perf_tracepoint(id: u64) -> io::Result<OwnedFd> {
+    const PERF_TYPE_TRACEPOINT: u32 = 2;
+    let attr = PerfAttr {
+        kind: PERF_TYPE_TRACEPOINT,
+        config: id,
+        ..PerfAttr::default()
+    };
+    perf_event(attr, None)
+}
+
+fn perf_event(attr: PerfAttr, pid: Option<u32>) -> io::Result<OwnedFd> {
+    let attr = PerfAttr {
+        size: size_of::<PerfAttr>() as u32,
+        ..attr
     };
     let (pid, cpu) = match pid {
         Some(pid) => (pid as libc::pid_t, -1),
         None => (-1, 0),
     };
     const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
-    // SAFETY: `attr` says its own size, `path` is alive over the call.
+    // SAFETY: `attr` says its own size; what it points to is the callers', and alive over the call.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
@@ -272,6 +296,27 @@ pub(crate) fn map_next_key(
     u.key = key.map_or(0, |k| k.as_ptr() as u64);
     u.__bindgen_anon_1.next_key = next.as_mut_ptr() as u64;
     found(bpf(bpf_cmd::BPF_MAP_GET_NEXT_KEY, &mut attr))
+}
+
+/// Sets a map's value.
+pub(crate) fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let mut attr = attr();
+    // SAFETY: of the union's fields this is the one that the command reads.
+    let u = unsafe { &mut attr.__bindgen_anon_2 };
+    u.map_fd = map.as_raw_fd() as u32;
+    u.key = key.as_ptr() as u64;
+    u.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+}
+
+/// Removes a key from a map.
+pub(crate) fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut attr = attr();
+    // SAFETY: of the union's fields this is the one that the command reads.
+    let u = unsafe { &mut attr.__bindgen_anon_2 };
+    u.map_fd = map.as_raw_fd() as u32;
+    u.key = key.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attr).map(drop)
 }
 
 fn found(result: io::Result<c_long>) -> io::Result<bool> {
@@ -358,30 +403,10 @@ pub(crate) fn clock_ns(clock: libc::clockid_t) -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Attaches to a raw tracepoint.
-pub(crate) fn raw_tracepoint(prog: BorrowedFd<'_>, name: &std::ffi::CStr) -> io::Result<OwnedFd> {
+/// Attaches to a raw tracepoint; without a name to the function that the program was loaded for.
+pub(crate) fn raw_tracepoint(prog: BorrowedFd<'_>, name: Option<&CStr>) -> io::Result<OwnedFd> {
     let mut attr = attr();
-    attr.raw_tracepoint.name = name.as_ptr() as u64;
+    attr.raw_tracepoint.name = name.map_or(0, |n| n.as_ptr() as u64);
     attr.raw_tracepoint.prog_fd = prog.as_raw_fd() as u32;
     bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr)
-}
-
-/// Loads a program for the kernel function with BTF id `btf_id`.
-pub(crate) fn load_tracing(
-    name: &str,
-    insns: &[Insn],
-    attach_type: u32,
-    btf_id: u32,
-) -> io::Result<OwnedFd> {
-    let mut attr = attr();
-    // SAFETY: of the union's fields this is the one that BPF_PROG_LOAD reads.
-    let u = unsafe { &mut attr.__bindgen_anon_3 };
-    u.prog_type = bpf_prog_type::BPF_PROG_TYPE_TRACING as u32;
-    u.insn_cnt = insns.len() as u32;
-    u.insns = insns.as_ptr() as u64;
-    u.license = c"GPL".as_ptr() as u64;
-    u.expected_attach_type = attach_type;
-    u.attach_btf_id = btf_id;
-    put_name(&mut u.prog_name, name);
-    bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr)
 }

@@ -1,7 +1,7 @@
 //! Attaching and letting go.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use super::Engine;
 use crate::error::Error;
@@ -30,11 +30,16 @@ impl Engine {
                 spec.name, site.site, spec.sites
             )));
         }
+        let Some(mechanism) = self.programs_of(probe).map(|l| l.mechanism) else {
+            return Err(Error::Usage(format!(
+                "probe {} is on the kernel, and has no place in a file",
+                spec.name
+            )));
+        };
         if self.target.pid_test {
             self.allow(pid)?;
         }
         for file in link::by_file(sites) {
-            let mechanism = self.loaded[probe].mechanism;
             let done = match mechanism {
                 Mechanism::Session | Mechanism::Multi => self.attach_multi(probe, &file, pid),
                 Mechanism::Perf => self.attach_perf(probe, &file, pid)?,
@@ -79,7 +84,7 @@ impl Engine {
     /// is its last, the kernel runs first what was attached last (`consumer_add` in
     /// kernel/events/uprobes.c, the same from Linux 3.10 to 6.18).
     fn places<'a>(&self, probe: usize, file: &'a FileSites) -> Vec<(Part, &'a Places)> {
-        let parts = Part::of(&self.probes[probe], self.loaded[probe].mechanism);
+        let parts = Part::of(&self.probes[probe], self.mechanism(probe));
         let place = |part: &Part| match part {
             Part::Exit => (*part, &file.exits),
             _ => (*part, &file.entries),
@@ -93,7 +98,7 @@ impl Engine {
         let pid = pid.filter(|_| !self.target.pid_test);
         let mut links = Vec::new();
         for (part, places) in self.places(probe, file) {
-            let prog = self.loaded[probe].program(part);
+            let prog = self.program(probe, part)?;
             let cookies = uses_cookie(&self.probes[probe], part);
             let link = link::multi(prog.as_fd(), &file.path, places, cookies, pid, part)?;
             links.push((part, link));
@@ -102,6 +107,12 @@ impl Engine {
             self.keep(probe, part, link);
         }
         Ok(())
+    }
+
+    fn program(&self, probe: usize, part: Part) -> io::Result<&OwnedFd> {
+        let loaded = self.programs_of(probe);
+        let none = || io::Error::other("it has no programs");
+        loaded.map(|l| l.program(part)).ok_or_else(none)
     }
 
     fn keep(&mut self, probe: usize, part: Part, link: Link) {
@@ -128,13 +139,16 @@ impl Engine {
             for (i, (&offset, &word)) in places.offsets.iter().zip(&places.cookies).enumerate() {
                 let place = (offset, places.semaphores.get(i).copied().unwrap_or(0));
                 let uses = uses_cookie(&self.probes[probe], part);
-                let own = uses && self.loaded[probe].per_site;
+                let own = uses && self.programs_of(probe).is_some_and(|l| l.per_site);
                 if own {
                     self.own_program(probe, word, part)?;
                 }
                 let prog = match self.per_site.get(&(probe, word, part)) {
                     Some(prog) if own => prog,
-                    _ => self.loaded[probe].program(part),
+                    _ => match self.program(probe, part) {
+                        Ok(prog) => prog,
+                        Err(e) => return Ok(Err(e)),
+                    },
                 };
                 let cookie = (uses && !own).then_some(word);
                 let at_return = part == Part::Return;
@@ -168,6 +182,7 @@ impl Engine {
     /// Detaches everything; entries first, so that open calls can still end. Afterwards the
     /// counters are final.
     pub fn detach(&mut self) {
+        self.unhook();
         for links in [&mut self.entry_links, &mut self.return_links] {
             let links = std::mem::take(links).into_iter();
             link::close(links.map(|(_, link)| link).collect());

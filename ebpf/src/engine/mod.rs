@@ -1,6 +1,7 @@
 //! The engine: programs loaded, attached, and read.
 
 mod attach;
+mod kernel;
 mod open;
 mod read;
 mod switch;
@@ -22,7 +23,7 @@ use crate::link::{Lingering, Link, PerfSource};
 use crate::load::{Found, Loaded, Loader, Maps};
 use crate::object_file;
 use crate::program::{Chains, Part, Pending, ScratchLayout, SiteSource, Target, returns};
-use crate::spec::{Action, EngineOptions, Mechanism, ProbeSpec, Returns};
+use crate::spec::{Action, EngineOptions, Mechanism, On, ProbeSpec, Returns};
 use crate::sys;
 
 /// What attaches and is read. Dropping it detaches.
@@ -42,7 +43,10 @@ pub struct Engine {
     attached: Vec<switch::Attached>,
     /// Probes with sites attached whose exits are not known.
     without_exits: HashSet<usize>,
-    loaded: Vec<Loaded>,
+    /// None of probes on the kernel: their programs are made when they are attached.
+    loaded: Vec<Option<Loaded>>,
+    /// What is attached to events of the kernel.
+    hooked: Vec<kernel::Hooked>,
     /// By probe: misses of programs that it has no more.
     retired: Vec<u64>,
     /// Programs for one site or exit each, where cookies do not work: by probe, cookie and part.
@@ -112,7 +116,9 @@ impl Engine {
         if specs.len() > usize::from(u16::MAX) {
             return Err(Error::Usage(format!("{} probes are too many", specs.len())));
         }
-        if options.oldest {
+        // Programs on the kernel are not loaded here, so that their failure would come too late.
+        let kernel = specs.iter().any(|s| s.on != On::Program);
+        if options.oldest || kernel && !features::has_cmpxchg() {
             return Engine::load_for(specs, options, false);
         }
         match Engine::load_for(specs.clone(), options, true) {
@@ -131,20 +137,29 @@ impl Engine {
         let target = target(&probes, options, atomics)?;
         // What cannot be compiled is told before the kernel is asked for anything.
         for (index, spec) in probes.iter().enumerate() {
+            let site = match spec.on {
+                On::Program => SiteSource::Cookie,
+                On::Kernel(_) => SiteSource::ANY_KERNEL,
+            };
             for part in Part::of(spec, Mechanism::Session) {
-                crate::program::compile(index, spec, *part, SiteSource::Cookie, &target)?;
+                crate::program::compile(index, spec, *part, site, &target)?;
             }
         }
         let mut maps = Maps::create(&probes, &target, options)?;
         let mut found = Found::default();
         let mut loaded = Vec::new();
         for (index, spec) in probes.iter().enumerate() {
+            if spec.on != On::Program {
+                maps.need_frames(index, spec, Mechanism::Perf, options)?;
+                loaded.push(None);
+                continue;
+            }
             let mut loader = Loader {
                 target: &target,
                 options,
                 found: &mut found,
             };
-            loaded.push(loader.probe(index, spec, &mut maps)?);
+            loaded.push(Some(loader.probe(index, spec, &mut maps)?));
         }
         let failed = |what: &str| {
             let what = what.to_string();
@@ -174,6 +189,7 @@ impl Engine {
             attached: Vec::new(),
             without_exits: HashSet::new(),
             loaded,
+            hooked: Vec::new(),
             per_site: HashMap::new(),
             pids: Some(Vec::new()),
             perf: None,
@@ -188,11 +204,14 @@ impl Engine {
         self.probes.len()
     }
 
-    /// How probe `probe` is attached. Of an unknown probe: perf event.
+    /// How probe `probe` is attached. Of an unknown one, and of one on the kernel: perf event.
     pub fn mechanism(&self, probe: usize) -> Mechanism {
-        self.loaded
-            .get(probe)
+        self.programs_of(probe)
             .map_or(Mechanism::Perf, |l| l.mechanism)
+    }
+
+    fn programs_of(&self, probe: usize) -> Option<&Loaded> {
+        self.loaded.get(probe)?.as_ref()
     }
 
     /// How the end of the calls of probe `probe` is seen. Of an entry or unknown probe:

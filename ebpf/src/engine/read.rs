@@ -8,6 +8,7 @@ use crate::error::Error;
 use crate::hist::{self, HistData, LinearData};
 use crate::key::KeyBytes;
 use crate::layout::{Counter, WAKE_SENT, header, hist_words, kept_stack, table_value};
+use crate::load::Loaded;
 use crate::record::Record;
 use crate::spec::{Action, ProbeKind, Scale};
 use crate::stats::{Counters, StatsData};
@@ -61,13 +62,21 @@ impl Engine {
 
     fn missed(&self, probe: usize) -> Option<u64> {
         let loaded = self.loaded.get(probe)?;
+        let hooked = self.hooked.iter().filter(|h| h.probe == probe);
+        let hooked = hooked.flat_map(|h| &h.programs);
         let own = self
             .per_site
             .iter()
             .filter(|(of, _)| of.0 == probe)
             .map(|(_, prog)| prog);
         let retired = self.retired.get(probe).copied().unwrap_or(0);
-        Some(retired + misses(own.chain(loaded.programs()))?)
+        Some(
+            retired
+                + misses(
+                    own.chain(loaded.iter().flat_map(Loaded::programs))
+                        .chain(hooked),
+                )?,
+        )
     }
 
     /// Hits per site index; for a count without a key, what its filters let through.

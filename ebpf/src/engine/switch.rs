@@ -12,7 +12,7 @@ use crate::link::{self, Link};
 use crate::load::{Loaded, Loader};
 use crate::program::{Part, returns, turn};
 use crate::site::AttachSite;
-use crate::spec::{Mechanism, ProbeKind, ProbeSpec, Returns};
+use crate::spec::{Mechanism, On, ProbeKind, ProbeSpec, Returns};
 
 /// A call of [`Engine::attach`], to be made again.
 pub(super) struct Attached {
@@ -24,7 +24,7 @@ pub(super) struct Attached {
 /// What an engine has of a probe, and gives up for its successor.
 struct Former {
     spec: ProbeSpec,
-    loaded: Loaded,
+    loaded: Option<Loaded>,
     per_site: HashMap<(usize, u64, Part), OwnedFd>,
     entries: Vec<Link>,
     returns: Vec<Link>,
@@ -78,7 +78,7 @@ impl Engine {
         let loaded = loader.probe(probe, &spec, &mut self.maps)?;
         let former = Former {
             spec: std::mem::replace(&mut self.probes[probe], spec),
-            loaded: std::mem::replace(&mut self.loaded[probe], loaded),
+            loaded: self.loaded[probe].replace(loaded),
             per_site: self
                 .per_site
                 .extract_if(|(of, ..), _| *of == probe)
@@ -134,7 +134,8 @@ impl Engine {
                 own,
             ));
         }
-        let session = former.loaded.mechanism == Mechanism::Session;
+        let mechanism = former.loaded.as_ref().map(|l| l.mechanism);
+        let session = mechanism == Some(Mechanism::Session);
         if session && FrameKind::of(&former.spec) == FrameKind::Time {
             let links = former.entries.into_iter().map(|link| (probe, link));
             self.return_links.extend(links);
@@ -144,7 +145,8 @@ impl Engine {
         }
         self.state.set_word(turn, turn::SUCCESSOR);
         // What the former programs miss later are no hits.
-        let programs = former.loaded.programs().chain(former.per_site.values());
+        let own = former.loaded.iter().flat_map(Loaded::programs);
+        let programs = own.chain(former.per_site.values());
         self.retired[probe] += read::misses(programs).unwrap_or(0);
     }
 
@@ -166,7 +168,8 @@ impl Engine {
 
 /// Whether the kernel replaces the return addresses of the probe's calls.
 fn replaces(spec: &ProbeSpec) -> bool {
-    matches!(spec.kind, ProbeKind::Call { .. }) && returns(spec) == Returns::Replaced
+    let call = spec.on == On::Program && matches!(spec.kind, ProbeKind::Call { .. });
+    call && returns(spec) == Returns::Replaced
 }
 
 /// Takes out the links of a probe.

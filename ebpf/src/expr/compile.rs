@@ -4,11 +4,13 @@
 //! one) and R9 survive. Left operands wait on the stack while the right side is computed, unless
 //! one side is a leaf. A fault jumps to the label that the caller gives.
 
-use super::{BinOp, Builtin, BytesSource, Expr, IntType, MAX_ARG, MAX_LITERAL, Phase, UnOp};
+use super::input::Space;
+use super::{BinOp, Builtin, BytesSource, Expr, IntType, MAX_LITERAL, Phase, UnOp};
 use crate::arch;
 use crate::asm::{Alu, Asm, Cmp, Label, Reg, Size};
 use crate::helper;
 use crate::layout::{RecordLayout, Slot, header};
+use crate::spec::On;
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R10};
 
@@ -41,6 +43,10 @@ pub(crate) struct Emitter<'a> {
     used: i16,
     depth: u32,
     pub phase: Phase,
+    pub(super) on: On,
+    /// Stack slots of what fentry or fexit was given, and how many: the arguments at entry, the
+    /// return value at the return.
+    pub given: Option<(i16, u8)>,
     /// Stack slot of the latency, at the return.
     pub latency: Option<i16>,
     /// Stack slot of a word that is not 0 where the call ended by a jump; none: it returned.
@@ -51,12 +57,14 @@ pub(crate) struct Emitter<'a> {
 }
 
 impl<'a> Emitter<'a> {
-    pub fn new(phase: Phase) -> Emitter<'a> {
+    pub fn new(on: On, phase: Phase) -> Emitter<'a> {
         Emitter {
             asm: Asm::default(),
             used: 0,
             depth: 0,
             phase,
+            on,
+            given: None,
             latency: None,
             jumped: None,
             chained: None,
@@ -107,23 +115,40 @@ impl<'a> Emitter<'a> {
                     self.asm.load(Size::DW, R0, R10, slot);
                     self.asm.jump_if_imm(Cmp::Ne, R0, 0, fault);
                 }
-                self.asm.load(Size::DW, R0, R6, arch::RETVAL);
+                let (base, offset) = self.retval()?;
+                self.asm.load(Size::DW, R0, base, offset);
             }
             Expr::Const(_) | Expr::Reg(_) | Expr::Latency => {}
+            Expr::Field { offset, ty } => {
+                // Not aligned: the verifier lets no program load it from the record.
+                self.context()?;
+                self.asm.alu_imm(Alu::Add, R0, i32::from(*offset));
+                self.asm.mov(R3, R0);
+                let slot = self.take(8)?;
+                self.read_kernel(slot, ty.bytes() as u64);
+                self.load(*ty, R0, R10, slot);
+                self.give(8);
+            }
+            Expr::Context => self.context()?,
+            Expr::Task => self.asm.call(helper::GET_CURRENT_TASK),
             Expr::Depth => self.chained(Chained::DEPTH, Chained::KNOWS_PLACE, fault)?,
             Expr::Parent => self.chained(Chained::PARENT, Chained::KNOWS_PLACE, fault)?,
             Expr::SelfTime => self.chained(Chained::OWN_TIME, Chained::KNOWS_TIME, fault)?,
             Expr::Arg(n) => {
                 self.asm.load(Size::DW, R0, R6, arch::SP);
                 self.asm.alu_imm(Alu::Add, R0, arch::stack_arg(*n));
-                self.read(IntType::U64, fault)?;
+                let space = match self.on {
+                    On::Program => Space::User,
+                    On::Kernel(_) => Space::Told,
+                };
+                self.read(IntType::U64, space, fault)?;
             }
             Expr::Builtin(which) => self.builtin(*which),
             Expr::Saved(index) => self.saved(*index, fault)?,
             Expr::Load { addr, ty } => {
                 check_type(*ty)?;
                 self.expr(addr, fault)?;
-                self.read(*ty, fault)?;
+                self.read(*ty, self.space(addr), fault)?;
             }
             Expr::Unary(op, e) => {
                 self.expr(e, fault)?;
@@ -144,10 +169,14 @@ impl<'a> Emitter<'a> {
             Expr::Cast { ty, e } => {
                 check_type(*ty)?;
                 self.expr(e, fault)?;
-                self.fit(*ty);
+                self.fit(*ty, R0);
             }
-            Expr::Field { .. } | Expr::Context | Expr::Task | Expr::Swap { .. } => {
-                return Err("is not compiled yet".into());
+            Expr::Swap { bits, e } => {
+                if !matches!(bits, 16 | 32 | 64) {
+                    return Err(format!("the bytes of {bits} bits cannot be swapped"));
+                }
+                self.expr(e, fault)?;
+                self.asm.swap(R0, *bits);
             }
             Expr::Cond(c, a, b) => {
                 let (other, end) = (self.asm.label(), self.asm.label());
@@ -162,53 +191,6 @@ impl<'a> Emitter<'a> {
             Expr::BytesEq { what, literal } => self.bytes_eq(what, literal, fault)?,
         }
         Ok(())
-    }
-
-    /// Loads what takes one instruction and no other register; false if `expr` is no such thing.
-    fn leaf(&mut self, expr: &Expr, dst: Reg) -> Result<bool, Reason> {
-        let at_return = self.phase == Phase::Return;
-        match expr {
-            Expr::Const(value) => self.asm.constant(dst, *value),
-            Expr::Arg(_) if at_return => {
-                return Err("an argument is gone at the return: capture it at entry".into());
-            }
-            Expr::Arg(n) if *n > MAX_ARG => {
-                return Err(format!("there is no argument {n}: the last is {MAX_ARG}"));
-            }
-            Expr::Arg(n) => match arch::ARGS.get(usize::from(*n)) {
-                Some(offset) => self.asm.load(Size::DW, dst, R6, *offset),
-                None => return Ok(false),
-            },
-            Expr::Reg(_) if at_return => {
-                return Err(
-                    "a register is another one's at the return: capture it at entry".into(),
-                );
-            }
-            Expr::Reg(n) => match arch::DWARF_REGS.get(usize::from(*n)) {
-                Some(offset) => self.asm.load(Size::DW, dst, R6, *offset),
-                None => return Err(format!("there is no general register of DWARF number {n}")),
-            },
-            Expr::Retval if at_return && self.jumped.is_some() => return Ok(false),
-            Expr::Retval if at_return => self.asm.load(Size::DW, dst, R6, arch::RETVAL),
-            Expr::Latency if at_return => match self.latency {
-                Some(slot) => self.asm.load(Size::DW, dst, R10, slot),
-                None => return Err("the latency is not known here".into()),
-            },
-            Expr::Retval | Expr::Latency => {
-                return Err("there is no return value or latency at entry".into());
-            }
-            _ => return Ok(false),
-        }
-        Ok(true)
-    }
-
-    fn is_leaf(&self, expr: &Expr) -> bool {
-        match expr {
-            Expr::Arg(n) => usize::from(*n) < arch::ARGS.len(),
-            Expr::Retval => self.jumped.is_none(),
-            Expr::Const(_) | Expr::Reg(_) | Expr::Latency => true,
-            _ => false,
-        }
     }
 
     /// R0 = a word of what is known of the call's place among others.
@@ -259,36 +241,14 @@ impl<'a> Emitter<'a> {
         Ok(())
     }
 
-    /// R0 = the value of type `ty` at user address R0.
-    fn read(&mut self, ty: IntType, fault: Label) -> Result<(), Reason> {
-        let slot = self.take(8)?;
-        self.asm.mov(R3, R0);
-        self.asm.constant(R2, ty.bytes() as u64);
-        self.stack(R1, slot);
-        self.asm.call(helper::PROBE_READ_USER);
-        self.asm.jump_if_imm(Cmp::Ne, R0, 0, fault);
-        let size = match ty.bits {
-            8 => Size::B,
-            16 => Size::H,
-            32 => Size::W,
-            _ => Size::DW,
-        };
-        self.asm.load(size, R0, R10, slot);
-        if ty.signed {
-            self.fit(ty);
-        }
-        self.give(8);
-        Ok(())
-    }
-
-    fn fit(&mut self, ty: IntType) {
+    pub(super) fn fit(&mut self, ty: IntType, dst: Reg) {
         if ty.bits >= 64 {
             return;
         }
         let shift = 64 - i32::from(ty.bits);
-        self.asm.alu_imm(Alu::Lsh, R0, shift);
+        self.asm.alu_imm(Alu::Lsh, dst, shift);
         let back = if ty.signed { Alu::Arsh } else { Alu::Rsh };
-        self.asm.alu_imm(back, R0, shift);
+        self.asm.alu_imm(back, dst, shift);
     }
 
     /// R0 = R0 `cmp` R1.
@@ -441,7 +401,7 @@ impl<'a> Emitter<'a> {
                 self.asm.mov(R3, R0);
                 self.asm.constant(R2, room as u64);
                 self.stack(R1, slot);
-                self.asm.call(helper::PROBE_READ_USER_STR);
+                self.read_text(self.space(addr));
                 self.asm.jump_if_imm(Cmp::Slt, R0, 0, fault);
                 let size = literal.len() as i32 + 1;
                 self.asm.jump_if_imm(Cmp::Ne, R0, size, differ);
@@ -477,7 +437,7 @@ impl<'a> Emitter<'a> {
     }
 }
 
-fn check_type(ty: IntType) -> Result<(), Reason> {
+pub(super) fn check_type(ty: IntType) -> Result<(), Reason> {
     match ty.bits {
         8 | 16 | 32 | 64 => Ok(()),
         bits => Err(format!("there is no integer of {bits} bits")),

@@ -7,6 +7,7 @@
 
 pub(crate) mod compile;
 mod eval;
+pub(crate) mod input;
 
 pub(crate) use compile::Chained;
 pub use eval::{Env, Fault, eval};
@@ -109,7 +110,7 @@ pub enum BinOp {
 pub enum BytesSource {
     /// The thread's name, at most 15 bytes.
     Comm,
-    /// A NUL-terminated string in user memory.
+    /// A NUL-terminated string in memory, as [`Expr::Load`] has it.
     Str {
         /// Its address.
         addr: Box<Expr>,
@@ -122,13 +123,15 @@ pub enum Expr {
     /// A constant.
     Const(u64),
     /// Argument `n` of the function, as passed. 0..=5 are registers, 6.. are on the stack; valid
-    /// at entry only, where the stack pointer is still at the return address.
+    /// at entry only, where the stack pointer is still at the return address. Of a kernel
+    /// function by fentry there are as many as it takes, of a raw tracepoint 12 at most.
     Arg(u8),
     /// A general register at the hit, by its DWARF number on x86-64: 0 rax, 1 rdx, 2 rcx, 3 rbx,
     /// 4 rsi, 5 rdi, 6 rbp, 7 rsp, 8..=15 r8 to r15, 16 rip (the probed address). At entry only.
     Reg(u8),
-    /// A field of the tracepoint's record, `offset` bytes from its start; of [`crate::On::Tracepoint`]
-    /// only, in a call at its entry.
+    /// A field of the tracepoint's record, `offset` bytes from its start; of
+    /// [`crate::KernelSource::Tracepoint`] only, in a call at its entry. The first 8 bytes are not
+    /// the record's: the kernel keeps something else there while programs run.
     Field {
         /// Bytes from the start of the record, aligned to the width.
         offset: u16,
@@ -234,31 +237,39 @@ impl Expr {
         }
     }
 
-    /// Whether it needs to know where in other probed calls this one is.
+    /// Whether it is about where in other probed calls this one is.
     pub(crate) fn asks_for_chain(&self) -> bool {
-        match self {
-            Expr::Depth | Expr::SelfTime | Expr::Parent => true,
-            Expr::Const(_)
-            | Expr::Arg(_)
-            | Expr::Field { .. }
-            | Expr::Context
-            | Expr::Task
-            | Expr::Reg(_)
-            | Expr::Retval
-            | Expr::Latency
-            | Expr::Builtin(_)
-            | Expr::Saved(_) => false,
-            Expr::Load { addr: e, .. }
-            | Expr::Unary(_, e)
-            | Expr::Cast { e, .. }
-            | Expr::Swap { e, .. } => e.asks_for_chain(),
-            Expr::Binary { a, b, .. } => a.asks_for_chain() || b.asks_for_chain(),
-            Expr::Cond(c, a, b) => [c, a, b].into_iter().any(|e| e.asks_for_chain()),
-            Expr::BytesEq { what, .. } => match what {
-                BytesSource::Comm => false,
-                BytesSource::Str { addr } => addr.asks_for_chain(),
-            },
-        }
+        matches!(self, Expr::Depth | Expr::SelfTime | Expr::Parent)
+    }
+
+    /// Whether `test` says yes to it or to a part of it.
+    pub(crate) fn any(&self, test: &dyn Fn(&Expr) -> bool) -> bool {
+        test(self)
+            || match self {
+                Expr::Const(_)
+                | Expr::Arg(_)
+                | Expr::Field { .. }
+                | Expr::Context
+                | Expr::Task
+                | Expr::Reg(_)
+                | Expr::Retval
+                | Expr::Latency
+                | Expr::Depth
+                | Expr::SelfTime
+                | Expr::Parent
+                | Expr::Builtin(_)
+                | Expr::Saved(_) => false,
+                Expr::Load { addr: e, .. }
+                | Expr::Unary(_, e)
+                | Expr::Cast { e, .. }
+                | Expr::Swap { e, .. } => e.any(test),
+                Expr::Binary { a, b, .. } => a.any(test) || b.any(test),
+                Expr::Cond(c, a, b) => [c, a, b].into_iter().any(|e| e.any(test)),
+                Expr::BytesEq { what, .. } => match what {
+                    BytesSource::Comm => false,
+                    BytesSource::Str { addr } => addr.any(test),
+                },
+            }
     }
 
     /// Whether evaluating it can fault.

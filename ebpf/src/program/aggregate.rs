@@ -137,7 +137,7 @@ impl Program<'_> {
                 self.emit.asm.mov(R3, R0);
                 self.emit.stack(R1, at);
                 self.emit.asm.constant(R2, u64::from(*limit) + 1);
-                self.emit.asm.call(helper::PROBE_READ_USER_STR);
+                self.emit.read_text(self.emit.space(addr));
                 self.emit.asm.jump_if_imm(Cmp::Slt, R0, 0, fault);
             }
         }
@@ -180,7 +180,7 @@ impl Program<'_> {
         }
         self.emit.asm.load(Size::DW, R3, R10, slot);
         self.emit.stack(R1, at);
-        self.emit.asm.call(helper::PROBE_READ_USER);
+        self.emit.read_memory(self.emit.space(addr));
         self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, fault);
         self.emit.give(8);
         Ok(())

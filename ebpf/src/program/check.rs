@@ -3,12 +3,13 @@
 use super::Wrong;
 use crate::layout::{KeyLayout, MAX_VALUE, RecordLayout};
 use crate::spec::{
-    Action, Capture, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING, MAX_LINEAR_BUCKETS,
-    MAX_STACK_FRAMES, MAX_STATS, ProbeKind, ProbeSpec, Scale,
+    Action, Capture, FrameName, KernelSource, KeyPart, MAX_CAPTURE, MAX_CAPTURES, MAX_KEY_STRING,
+    MAX_LINEAR_BUCKETS, MAX_STACK_FRAMES, MAX_STATS, On, ProbeKind, ProbeSpec, Scale,
 };
 
 /// What can be told before compiling.
 pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
+    source(spec).map_err(|why| ("the probe".to_string(), why.to_string()))?;
     if i32::try_from(spec.sample).is_err() {
         let why = format!("one of {} is less than one of 2^31", spec.sample);
         return Err(("its sampling".into(), why));
@@ -83,6 +84,30 @@ fn amounts(action: &Action) -> Result<(), Wrong> {
         _ => return Ok(()),
     };
     wrong.map_or(Ok(()), |why| Err((what.into(), why)))
+}
+
+/// Checks that what it sits on can do what it asks for.
+fn source(spec: &ProbeSpec) -> Result<(), &'static str> {
+    match (spec.on, &spec.kind) {
+        (
+            On::Program,
+            ProbeKind::Call {
+                frame: FrameName::Thread,
+                ..
+            },
+        ) => Err("calls of a program are named by their stacks, not by threads"),
+        (On::Program, _) => Ok(()),
+        (On::Kernel(_), _) if matches!(spec.action, Action::Running { .. }) => {
+            Err("only a program's calls can say what runs")
+        }
+        (On::Kernel(_), _) if spec.any(&|e| e.asks_for_chain()) => {
+            Err("depth, own time and parent are those of a program's calls")
+        }
+        (On::Kernel(KernelSource::RawTracepoint), ProbeKind::Call { .. }) => {
+            Err("a raw tracepoint is no call")
+        }
+        (On::Kernel(_), _) => Ok(()),
+    }
 }
 
 /// Checks an event's captures; how many of them are not saved ones.

@@ -4,7 +4,8 @@
 //! calls share, recursion and threads included; with several sites the site too, since a tail
 //! call enters the next function with the same stack pointer. Where stacks move or are shared
 //! their owner is part of the name. In a session program the kernel pairs entry and return and
-//! carries the time; a frame is needed only for what was captured.
+//! carries the time; a frame is needed only for what was captured. In the kernel it is the kernel's
+//! stack, and for a system call the thread.
 //!
 //! A frame is removed at its return. One left behind (longjmp, exception) is overwritten by the
 //! next call at that place, or removed by it if it is filtered: then it is counted as abandoned.
@@ -15,7 +16,7 @@ use crate::asm::{Alu, Cmp, Kfunc, Label, MapRef, Reg, Size};
 use crate::expr::Phase;
 use crate::helper;
 use crate::layout::{Counter, FrameKind, defers, frame_key, header, open};
-use crate::spec::{FrameName, ProbeKind};
+use crate::spec::{FrameName, KernelSource, On, ProbeKind};
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R9, R10};
 
@@ -41,6 +42,7 @@ impl Program<'_> {
 
     pub(super) fn call_entry(&mut self) -> Result<(), Wrong> {
         self.top()?;
+        self.copy_given()?;
         let (reject, full) = (self.emit.asm.label(), self.emit.asm.label());
         let (unreadable, unsampled) = (self.emit.asm.label(), self.emit.asm.label());
         let left_out = self.emit.asm.label();
@@ -194,7 +196,12 @@ impl Program<'_> {
 
     /// Reads the word at the stack pointer to where R1 points; a zero where it cannot be read.
     pub(super) fn read_caller(&mut self) {
+        let user = self.on_program();
         let asm = &mut self.emit.asm;
+        if !user {
+            asm.store_imm(Size::DW, R1, 0, 0);
+            return;
+        }
         asm.constant(R2, 8);
         asm.load(Size::DW, R3, R6, arch::SP);
         asm.call(helper::PROBE_READ_USER);
@@ -268,7 +275,22 @@ impl Program<'_> {
                 self.emit.asm.store(Size::DW, R10, owner, R0);
             }
         }
-        self.place_on_stack(name, popped, owner);
+        match self.spec.on {
+            On::Program | On::Kernel(KernelSource::Kprobe) => {
+                self.place_on_stack(name, popped, owner);
+            }
+            // What the program is given lies on the kernel's stack, at the same place for both
+            // ends of a call: they are run by one trampoline.
+            On::Kernel(KernelSource::Function) => {
+                part_of("the program", self.emit.context())?;
+                self.emit.asm.mov(R1, R0);
+            }
+            // (A thread's number changes when it executes another program; its task stays.)
+            On::Kernel(_) => {
+                self.emit.asm.call(helper::GET_CURRENT_TASK);
+                self.emit.asm.mov(R1, R0);
+            }
+        }
         self.emit
             .asm
             .store(Size::DW, R10, key + frame_key::PLACE, R1);
@@ -380,6 +402,7 @@ impl Program<'_> {
         self.latency = Some(latency);
         self.emit.latency = Some(latency);
         self.leave_chain()?;
+        self.copy_given()?;
         if self.frame == FrameKind::Record {
             self.in_frame = true;
             self.emit.frame = Some(self.layout);

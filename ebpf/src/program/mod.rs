@@ -6,8 +6,8 @@
 //! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `exit` which of them an instruction
 //! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
 //! which open call is around which, `turn` which of two programs counts an entry,
-//! `sample` which hits are left out,
-//! `stack` stacks.
+//! `sample` which hits are left out, `stack` stacks, `kernel` what is particular to probes on the
+//! kernel.
 
 mod add;
 mod aggregate;
@@ -15,6 +15,7 @@ mod chain;
 mod check;
 pub(crate) mod exit;
 mod frame;
+mod kernel;
 mod nesting;
 mod record;
 mod running;
@@ -29,13 +30,16 @@ mod vm;
 use crate::asm::{Alu, Cmp, Code, Kfunc, Label, MapRef, Reg, Size};
 use crate::error::Error;
 use crate::expr::compile::{Emitter, Reason};
+use crate::expr::input::MAX_KERNEL_ARGS;
 use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
     Block, Counter, FrameKind, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
     kept_stack,
 };
-use crate::spec::{Action, FrameName, MAX_CAPTURES, Mechanism, ProbeKind, ProbeSpec, Returns};
+use crate::spec::{
+    Action, FrameName, KernelSource, MAX_CAPTURES, Mechanism, On, ProbeKind, ProbeSpec, Returns,
+};
 
 pub(crate) use chain::{CHAIN, Chains, TOPS};
 pub(crate) use nesting::Pending;
@@ -70,6 +74,7 @@ impl Part {
     pub fn of(spec: &ProbeSpec, mechanism: Mechanism) -> &'static [Part] {
         match (&spec.kind, returns(spec), mechanism) {
             (ProbeKind::Entry, ..) => &[Part::Entry],
+            _ if spec.on != On::Program => &[Part::Entry, Part::Return],
             (_, Returns::Exits, _) => &[Part::Entry, Part::Exit],
             (_, _, Mechanism::Session) => &[Part::Session],
             _ => &[Part::Entry, Part::Return],
@@ -87,6 +92,11 @@ pub(crate) fn returns(spec: &ProbeSpec) -> Returns {
 
 /// What names a probe's frames. A call that says what runs cannot itself be named by that.
 pub(crate) fn frame_name(spec: &ProbeSpec) -> FrameName {
+    match spec.on {
+        On::Program => {}
+        On::Kernel(KernelSource::Function | KernelSource::Kprobe) => return FrameName::Stack,
+        On::Kernel(_) => return FrameName::Thread,
+    }
     match (&spec.kind, &spec.action) {
         (_, Action::Running { .. }) | (ProbeKind::Entry, _) => FrameName::Stack,
         (ProbeKind::Call { frame, .. }, _) => *frame,
@@ -100,6 +110,21 @@ pub(crate) enum SiteSource {
     Cookie,
     /// It is a constant (a program per site, or only one site): what the cookie would be.
     Constant(u64),
+    /// The same in the kernel.
+    Kernel {
+        /// The index of the site.
+        site: u32,
+        /// How many arguments its function takes, if it is one.
+        arguments: u8,
+    },
+}
+
+impl SiteSource {
+    /// Of a program that is not to be attached: of a place that nothing is known of.
+    pub const ANY_KERNEL: SiteSource = SiteSource::Kernel {
+        site: 0,
+        arguments: MAX_KERNEL_ARGS,
+    };
 }
 
 /// What the programs of an engine share.
@@ -120,12 +145,15 @@ pub(crate) struct Target {
     pub successors: Vec<usize>,
 }
 
-/// Scratch memory in which records with strings are built: slots of one ARRAY value.
+/// Scratch memory in which records with strings are built: slots of one ARRAY value, each with a
+/// word that says it is taken.
 ///
-/// With atomics a slot is claimed by compare-and-exchange, starting at one picked by the thread,
-/// so that a preempted program keeps its own. Before Linux 5.12 programs of uprobes run with
-/// preemption off, and a slot belongs to a CPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// With atomics a slot is claimed by compare-and-exchange, starting at one picked by the thread
+/// (in the kernel, where the idle threads of all CPUs share a number, by the CPU), so that a
+/// preempted or interrupted program keeps its own. Before Linux 5.12 programs run with preemption
+/// off, and a slot belongs to a CPU: an interrupt's program ends before the one it interrupted goes
+/// on, so that a plain load and store claim; where it finds the slot taken its hit is dropped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ScratchLayout {
     /// A power of two; 0 when no probe needs scratch.
     pub slots: u32,
@@ -140,7 +168,7 @@ impl ScratchLayout {
     pub fn new(probes: &[ProbeSpec], cpus: u32, atomics: bool) -> Option<ScratchLayout> {
         let record = probes.iter().map(scratch_bytes).filter(|bytes| *bytes > 0);
         let Some(record) = record.max() else {
-            return Some(ScratchLayout { slots: 0, size: 0 });
+            return Some(ScratchLayout::default());
         };
         let size = (record + 8).next_multiple_of(64);
         let fit = MAX_VALUE / size;
@@ -189,7 +217,7 @@ pub(crate) fn compile(
         return Err(fail(("its counters".into(), "have no place".into())));
     };
     let mut program = Program {
-        emit: Emitter::new(Phase::Entry),
+        emit: Emitter::new(spec.on, Phase::Entry),
         spec,
         index: index as u16,
         target,
@@ -197,10 +225,9 @@ pub(crate) fn compile(
         frame: FrameKind::of(spec),
         in_frame: false,
         part,
-        site_source: if spec.sites > 1 || part == Part::Exit {
-            site
-        } else {
-            SiteSource::Constant(0)
+        site_source: match site {
+            SiteSource::Cookie if spec.sites <= 1 && part != Part::Exit => SiteSource::Constant(0),
+            other => other,
         },
         layout: &layout,
         site: None,
@@ -251,6 +278,7 @@ impl Program<'_> {
                 self.top()?;
                 let (reject, unsampled) = (self.emit.asm.label(), self.emit.asm.label());
                 self.sample(unsampled);
+                self.copy_given()?;
                 self.filter("the filter", &self.spec.filter, reject)?;
                 self.act(reject)?;
                 self.emit.asm.bind(unsampled);
@@ -275,8 +303,10 @@ impl Program<'_> {
 
     /// What every hit begins with: is it one of ours, which counters, which site, one hit.
     fn top(&mut self) -> Result<(), Wrong> {
-        if self.target.pid_test {
-            self.pid_test();
+        match self.spec.on {
+            On::Program if self.target.pid_test => self.pid_test(),
+            On::Program => {}
+            On::Kernel(_) => self.only_in_processes()?,
         }
         self.only_in_turn();
         self.counters();
@@ -304,6 +334,10 @@ impl Program<'_> {
         asm.constant(R0, 0);
         asm.exit();
         asm.bind(ours);
+    }
+
+    fn on_program(&self) -> bool {
+        self.spec.on == On::Program
     }
 
     /// R7 = this probe's block in this CPU's shard.
@@ -341,6 +375,7 @@ impl Program<'_> {
         let asm = &mut self.emit.asm;
         match self.site_source {
             SiteSource::Constant(cookie) => asm.constant(R0, cookie),
+            SiteSource::Kernel { site, .. } => asm.constant(R0, site.into()),
             SiteSource::Cookie => {
                 asm.mov(R1, R6);
                 asm.call(helper::GET_ATTACH_COOKIE);

@@ -14,7 +14,7 @@ use crate::helper;
 use crate::layout::Counter;
 use crate::spec::Returns;
 
-use Reg::{R0, R1, R2, R3, R10};
+use Reg::{R0, R1, R3, R10};
 
 /// MAX_URETPROBE_DEPTH in kernel/events/uprobes.c (until Linux 6.14 in include/linux/uprobes.h).
 const MAX_PENDING: i32 = 64;
@@ -44,7 +44,7 @@ impl Program<'_> {
     /// Ends the entry of a call whose return the kernel will not see.
     pub(super) fn leave_if_nested(&mut self) -> Result<(), Wrong> {
         let replaced = returns(self.spec) == Returns::Replaced;
-        let (Some(pending), true) = (self.target.pending, replaced) else {
+        let (Some(pending), true) = (self.target.pending, replaced && self.on_program()) else {
             return Ok(());
         };
         let seen = self.emit.asm.label();
@@ -72,23 +72,15 @@ impl Program<'_> {
         self.emit.asm.call(helper::GET_CURRENT_TASK);
         self.emit.asm.mov(R3, R0);
         self.emit.asm.alu_imm(Alu::Add, R3, pending.utask.into());
-        self.read_kernel(slot, 8);
+        self.emit.read_kernel(slot, 8);
         self.emit.asm.load(Size::DW, R3, R10, slot);
         self.emit.asm.jump_if_imm(Cmp::Eq, R3, 0, none);
         self.emit.asm.alu_imm(Alu::Add, R3, pending.depth.into());
-        self.read_kernel(slot, 4);
+        self.emit.read_kernel(slot, 4);
         self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, none);
         self.emit.asm.load(Size::W, R1, R10, slot);
         self.emit.give(8);
         Ok(())
-    }
-
-    /// Reads `bytes` of kernel memory at R3 into the stack slot. On failure R0 is not 0, and the
-    /// bytes are zeros.
-    pub(super) fn read_kernel(&mut self, slot: i16, bytes: u64) {
-        self.emit.stack(R1, slot);
-        self.emit.asm.constant(R2, bytes);
-        self.emit.asm.call(helper::PROBE_READ_KERNEL);
     }
 }
 
@@ -125,7 +117,7 @@ mod tests {
             chains: None,
             pending: Some(Pending { utask: 8, depth: 4 }),
             ring_bytes: 4096,
-            scratch: ScratchLayout { slots: 0, size: 0 },
+            scratch: ScratchLayout::default(),
             state: StateLayout::new(specs, 1, true).unwrap(),
             successors: vec![],
         };

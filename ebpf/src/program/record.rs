@@ -8,6 +8,7 @@ use super::{Program, ScratchLayout, Wrong, part_of};
 use crate::asm::{Alu, Cmp, Label, MapRef, Reg, Size};
 use crate::expr::Expr;
 use crate::expr::compile::Reason;
+use crate::expr::input::Space;
 use crate::helper;
 use crate::layout::{Counter, WAKE_SENT, header};
 use crate::spec::Capture;
@@ -17,8 +18,15 @@ use Reg::{R0, R1, R2, R3, R4, R8, R9, R10};
 const BPF_RB_NO_WAKEUP: u64 = 1;
 const BPF_RB_FORCE_WAKEUP: u64 = 2;
 const BPF_RB_AVAIL_DATA: u64 = 0;
-/// The unit in which user memory is mapped or not.
+/// The unit in which memory is mapped or not.
 const PAGE: i32 = 4096;
+
+/// Bytes that are to be captured: the stack slot of their address, and whose memory that is.
+#[derive(Clone, Copy)]
+struct Source {
+    address: i16,
+    space: Space,
+}
 
 /// Where a record is built.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,43 +148,51 @@ impl Program<'_> {
     pub(super) fn claim(&mut self, none: Label) {
         let ScratchLayout { slots, size } = self.target.scratch;
         let mask = slots as i32 - 1;
+        let own_of_cpu = !self.target.atomics;
+        let by_thread = self.on_program() && !own_of_cpu;
         let asm = &mut self.emit.asm;
-        let slot_address = |asm: &mut crate::asm::Asm| {
+        let claimed = asm.label();
+        asm.call(match by_thread {
+            true => helper::GET_CURRENT_PID_TGID,
+            false => helper::GET_SMP_PROCESSOR_ID,
+        });
+        asm.mov(R9, R0);
+        let tries = match own_of_cpu {
+            true => 1,
+            false => ScratchLayout::TRIES.min(slots),
+        };
+        for _ in 0..tries {
+            asm.alu_imm(Alu::And, R9, mask);
             asm.mov(R1, R9);
             asm.alu_imm(Alu::Mul, R1, size as i32);
             asm.map_value(R8, MapRef::Scratch, 0);
             asm.alu(Alu::Add, R8, R1);
-        };
-        if self.target.atomics {
-            let claimed = asm.label();
-            asm.call(helper::GET_CURRENT_PID_TGID);
-            asm.mov(R9, R0);
-            for _ in 0..ScratchLayout::TRIES.min(slots) {
-                asm.alu_imm(Alu::And, R9, mask);
-                slot_address(asm);
+            asm.constant(R1, 1);
+            if own_of_cpu {
+                asm.load(Size::DW, R0, R8, 0);
+                asm.jump_if_imm(Cmp::Ne, R0, 0, none);
+                asm.store(Size::DW, R8, 0, R1);
+                asm.jump(claimed);
+            } else {
                 asm.constant(R0, 0);
-                asm.constant(R1, 1);
                 asm.atomic_cmpxchg(R8, 0, R1);
                 asm.jump_if_imm(Cmp::Eq, R0, 0, claimed);
                 asm.alu_imm(Alu::Add, R9, 1);
             }
-            asm.jump(none);
-            asm.bind(claimed);
-        } else {
-            asm.call(helper::GET_SMP_PROCESSOR_ID);
-            asm.mov(R9, R0);
-            asm.alu_imm(Alu::And, R9, mask);
-            slot_address(asm);
         }
+        asm.jump(none);
+        asm.bind(claimed);
         asm.alu_imm(Alu::Add, R8, 8);
         asm.constant(R9, self.layout.fixed().into());
     }
 
     /// Gives the slot back; R0 survives.
     pub(super) fn release(&mut self) {
+        self.emit.asm.constant(R1, 0);
         if self.target.atomics {
-            self.emit.asm.constant(R1, 0);
             self.emit.asm.atomic_xchg(R8, -8, R1);
+        } else {
+            self.emit.asm.store(Size::DW, R8, -8, R1);
         }
     }
 
@@ -286,6 +302,8 @@ impl Program<'_> {
         end: Label,
     ) -> Result<(), Reason> {
         let address = self.emit.take(8)?;
+        let space = self.emit.space(addr);
+        let source = Source { address, space };
         let length = self.emit.take(8)?;
         let chunk = self.emit.take(8)?;
         let (partly, store) = (self.emit.asm.label(), self.emit.asm.label());
@@ -294,14 +312,14 @@ impl Program<'_> {
         match len {
             Some(len) => {
                 self.emit.expr(len, fault)?;
-                self.read_exactly(slot, address, length, limit, partly, fault);
+                self.read_exactly(slot, source, length, limit, partly, fault);
             }
-            None => self.read_to_nul(slot, address, limit, partly, fault),
+            None => self.read_to_nul(slot, source, limit, partly, fault),
         }
         self.emit.asm.jump(store);
         self.emit.asm.bind(partly);
         self.mark(header::FAULTS, slot);
-        self.read_pages(slot, address, len.map(|_| length), chunk, limit, fault);
+        self.read_pages(slot, source, len.map(|_| length), chunk, limit, fault);
         self.emit.asm.bind(store);
         self.put_bytes(slot);
         let at = self.layout.slot(slot);
@@ -328,7 +346,7 @@ impl Program<'_> {
     fn read_exactly(
         &mut self,
         slot: usize,
-        address: i16,
+        source: Source,
         length: i16,
         limit: u32,
         partly: Label,
@@ -342,19 +360,26 @@ impl Program<'_> {
         self.emit.asm.store(Size::DW, R10, length, R0);
         self.emit.asm.mov(R2, R0);
         self.destination(slot, never);
-        self.emit.asm.load(Size::DW, R3, R10, address);
-        self.emit.asm.call(helper::PROBE_READ_USER);
+        self.emit.asm.load(Size::DW, R3, R10, source.address);
+        self.emit.read_memory(source.space);
         self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, partly);
         self.emit.asm.load(Size::DW, R0, R10, length);
     }
 
     /// Reads a string; R0 = its length without the NUL.
-    fn read_to_nul(&mut self, slot: usize, address: i16, limit: u32, partly: Label, never: Label) {
+    fn read_to_nul(
+        &mut self,
+        slot: usize,
+        source: Source,
+        limit: u32,
+        partly: Label,
+        never: Label,
+    ) {
         // Room for the NUL and one byte more: a result above `limit + 1` means cut.
         self.emit.asm.constant(R2, u64::from(limit) + 2);
         self.destination(slot, never);
-        self.emit.asm.load(Size::DW, R3, R10, address);
-        self.emit.asm.call(helper::PROBE_READ_USER_STR);
+        self.emit.asm.load(Size::DW, R3, R10, source.address);
+        self.emit.read_text(source.space);
         self.emit.asm.jump_if_imm(Cmp::Sle, R0, 0, partly);
         let whole = self.emit.asm.label();
         self.emit
@@ -379,7 +404,7 @@ impl Program<'_> {
     fn read_pages(
         &mut self,
         slot: usize,
-        address: i16,
+        source: Source,
         length: Option<i16>,
         chunk: i16,
         limit: u32,
@@ -393,7 +418,7 @@ impl Program<'_> {
         );
         let asm = &mut self.emit.asm;
         asm.store_imm(Size::DW, R10, chunk, 0);
-        asm.load(Size::DW, R3, R10, address);
+        asm.load(Size::DW, R3, R10, source.address);
         asm.mov(R1, R3);
         asm.alu_imm(Alu::And, R1, PAGE - 1);
         asm.constant(R2, PAGE as u64);
@@ -409,8 +434,8 @@ impl Program<'_> {
         asm.bind(enough);
         asm.store(Size::DW, R10, chunk, R2);
         self.destination(slot, never);
+        self.emit.read_memory(source.space);
         let asm = &mut self.emit.asm;
-        asm.call(helper::PROBE_READ_USER);
         let again = asm.label();
         asm.load(Size::DW, R4, R10, chunk);
         asm.jump_if_imm(Cmp::Eq, R0, 0, again);
@@ -419,7 +444,7 @@ impl Program<'_> {
         asm.jump(done);
         asm.bind(again);
         if limit as i32 > PAGE {
-            self.read_next_page(slot, address, length, chunk, limit, [again, finish, never]);
+            self.read_next_page(slot, source, length, chunk, limit, [again, finish, never]);
         }
         let asm = &mut self.emit.asm;
         asm.bind(finish);
@@ -432,7 +457,7 @@ impl Program<'_> {
     fn read_next_page(
         &mut self,
         slot: usize,
-        address: i16,
+        source: Source,
         length: Option<i16>,
         chunk: i16,
         limit: u32,
@@ -450,9 +475,10 @@ impl Program<'_> {
         let asm = &mut self.emit.asm;
         asm.alu(Alu::Add, R1, R4);
         asm.constant(R2, PAGE as u64);
-        asm.load(Size::DW, R3, R10, address);
+        asm.load(Size::DW, R3, R10, source.address);
         asm.alu(Alu::Add, R3, R4);
-        asm.call(helper::PROBE_READ_USER);
+        self.emit.read_memory(source.space);
+        let asm = &mut self.emit.asm;
         asm.load(Size::DW, R4, R10, chunk);
         asm.jump_if_imm(Cmp::Ne, R0, 0, finish);
         asm.alu_imm(Alu::Add, R4, PAGE);

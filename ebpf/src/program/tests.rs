@@ -152,7 +152,7 @@ fn decode(words: &[u64]) -> HistData {
 
 fn spec(kind: ProbeKind, action: Action) -> ProbeSpec {
     ProbeSpec {
-        on: crate::On::Program,
+        on: On::Program,
         sample: 1,
         name: "test".into(),
         sites: 1,
@@ -801,7 +801,7 @@ fn compiled(
     } else {
         Phase::Entry
     };
-    let mut emit = Emitter::new(phase);
+    let mut emit = Emitter::new(On::Program, phase);
     emit.asm.mov(R6, R1);
     if let Some(saved) = saved {
         let words = frame(&layout, saved);

@@ -31,7 +31,7 @@ impl Program<'_> {
     pub(super) fn only_in_turn(&mut self) {
         let successor = self.target.successors.contains(&self.index.into());
         let call = matches!(self.spec.kind, ProbeKind::Call { .. });
-        if !call || !successor && returns(self.spec) != Returns::Replaced {
+        if !call || !self.on_program() || !successor && returns(self.spec) != Returns::Replaced {
             return;
         }
         debug_assert!(matches!(self.part, Part::Entry | Part::Session));

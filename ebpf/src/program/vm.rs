@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use crate::asm::{Code, Insn, Kfunc, MapRef, code};
 use crate::expr::{Builtin, Env, Fault};
@@ -19,6 +20,7 @@ const RUNNING: u64 = 4;
 const TOPS: u64 = 5;
 const CHAIN: u64 = 6;
 const STACKS: u64 = 7;
+const PIDS: u64 = 8;
 
 /// A hash map.
 #[derive(Default)]
@@ -41,8 +43,11 @@ fn hash((key, value): (u32, u32)) -> Table {
 
 /// What programs see and touch besides registers.
 pub struct Kernel {
-    /// User memory: base address, bytes.
+    /// User memory, and the kernel's, whose addresses have the highest bit set: base address, bytes.
     pub user: Vec<(u64, Vec<u8>)>,
+    /// What the running program was given: the kernel's memory too, but at an address of this
+    /// process.
+    given: Range<u64>,
     pub comm: [u8; 16],
     pub pid_tgid: u64,
     pub uid_gid: u64,
@@ -68,6 +73,8 @@ pub struct Kernel {
     pub running: Table,
     pub tops: Table,
     pub chain: Table,
+    /// Processes in which probes on the kernel count.
+    pub pids: Table,
     /// The address of the thread's task, in memory that [`Machine::room`] gave.
     pub task: u64,
     /// Values of hash maps live here.
@@ -80,6 +87,7 @@ impl Default for Kernel {
     fn default() -> Self {
         Kernel {
             user: Vec::new(),
+            given: 0..0,
             comm: *b"a thread\0\0\0\0\0\0\0\0",
             pid_tgid: 77 << 32 | 78,
             uid_gid: 4 << 32 | 3,
@@ -118,6 +126,7 @@ impl Default for Kernel {
             },
             tops: hash(super::TOPS),
             chain: hash(super::CHAIN),
+            pids: hash((8, 8)),
             task: 0,
             arena: vec![0; 1 << 16],
             arena_used: 0,
@@ -143,6 +152,13 @@ impl Kernel {
     }
 
     pub fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Fault> {
+        if self.given.contains(&addr) {
+            if self.given.end - addr < buf.len() as u64 {
+                return Err(Fault);
+            }
+            buf.copy_from_slice(bytes(addr, buf.len()));
+            return Ok(());
+        }
         let (base, bytes) = self
             .user
             .iter()
@@ -175,6 +191,7 @@ impl Kernel {
             RUNNING => &mut self.running,
             TOPS => &mut self.tops,
             CHAIN => &mut self.chain,
+            PIDS => &mut self.pids,
             other => panic!("map {other} is no hash map"),
         }
     }
@@ -216,6 +233,39 @@ fn write(addr: u64, data: &[u8]) {
 
 fn with<R>(f: impl FnOnce(&mut Kernel) -> R) -> R {
     KERNEL.with(|k| f(&mut k.borrow_mut()))
+}
+
+/// Whether an address is one of the kernel's on x86-64.
+fn is_kernels(addr: u64) -> bool {
+    addr >> 63 != 0
+}
+
+fn read_memory(to: u64, len: u64, from: u64, may: bool) -> u64 {
+    let mut data = vec![0; len as usize];
+    let read = with(|k| k.read(from, &mut data));
+    if len > 0 && (read.is_err() || !may) {
+        data.fill(0);
+        write(to, &data);
+        return -14i64 as u64;
+    }
+    write(to, &data);
+    0
+}
+
+fn read_text(to: u64, size: u64, from: u64, may: bool) -> u64 {
+    match with(|k| k.read_str(from, size as usize)) {
+        Ok(mut text) if may => {
+            if let Some(last) = text.last_mut() {
+                *last = 0;
+            }
+            write(to, &text);
+            text.len() as u64
+        }
+        _ => {
+            write(to, &vec![0; size as usize]);
+            -14i64 as u64
+        }
+    }
 }
 
 type Helper = fn(u64, u64, u64, u64, u64) -> u64;
@@ -268,12 +318,20 @@ fn helpers() -> Vec<(u32, Helper)> {
         (PROBE_READ_KERNEL, |to, len, from, _, _| {
             let start = with(|k| k.arena.as_ptr() as u64);
             let end = start + 8 * with(|k| k.arena.len()) as u64;
-            if !(start..=end - len).contains(&from) {
-                write(to, &vec![0; len as usize]);
-                return -14i64 as u64;
+            // (Of its stack a program reads what it then overwrites.)
+            if from == to {
+                return 0;
             }
-            write(to, bytes(from, len as usize));
-            0
+            if (start..=end - len).contains(&from) {
+                write(to, bytes(from, len as usize));
+                return 0;
+            }
+            let here = with(|k| k.given.contains(&from));
+            read_memory(to, len, from, here || is_kernels(from))
+        }),
+        (PROBE_READ_KERNEL_STR, |to, size, from, _, _| {
+            let here = with(|k| k.given.contains(&from));
+            read_text(to, size, from, here || is_kernels(from))
         }),
         (GET_ATTACH_COOKIE, |_, _, _, _, _| with(|k| k.cookie)),
         (GET_CURRENT_COMM, |to, len, _, _, _| {
@@ -281,30 +339,10 @@ fn helpers() -> Vec<(u32, Helper)> {
             0
         }),
         (PROBE_READ_USER, |to, len, from, _, _| {
-            let mut data = vec![0; len as usize];
-            let read = with(|k| k.read(from, &mut data));
-            if len > 0 && read.is_err() {
-                data.fill(0);
-                write(to, &data);
-                return -14i64 as u64;
-            }
-            write(to, &data);
-            0
+            read_memory(to, len, from, !is_kernels(from))
         }),
         (PROBE_READ_USER_STR, |to, size, from, _, _| {
-            match with(|k| k.read_str(from, size as usize)) {
-                Ok(mut text) => {
-                    if let Some(last) = text.last_mut() {
-                        *last = 0;
-                    }
-                    write(to, &text);
-                    text.len() as u64
-                }
-                Err(Fault) => {
-                    write(to, &vec![0; size as usize]);
-                    -14i64 as u64
-                }
-            }
+            read_text(to, size, from, !is_kernels(from))
         }),
         (RINGBUF_OUTPUT, |ring, from, len, flags, _| {
             assert_eq!(ring, RING);
@@ -390,8 +428,8 @@ impl Machine {
         with(|k| k.take_arena(bytes))
     }
 
-    /// Runs a program with `regs` as the task's registers.
-    pub fn run(&mut self, program: &Code, regs: &[u64; 21]) -> u64 {
+    /// Runs a program with `regs`: the task's registers, or what else it is given.
+    pub fn run(&mut self, program: &Code, regs: &[u64]) -> u64 {
         let insns = plain(&self.resolve(program));
         let text: Vec<u8> = insns.iter().flat_map(|i| i.bytes()).collect();
         let mut vm = rbpf::EbpfVmRaw::new(Some(&text)).expect("rbpf takes the program");
@@ -409,6 +447,8 @@ impl Machine {
             vm.register_allowed_memory(range(&k.session));
         });
         let mut memory: Vec<u8> = regs.iter().flat_map(|r| r.to_le_bytes()).collect();
+        let start = memory.as_ptr() as u64;
+        with(|k| k.given = start..start + memory.len() as u64);
         let result = vm.execute_program(&mut memory).expect("it runs");
         with(|k| {
             assert!(
@@ -433,6 +473,7 @@ impl Machine {
                 MapRef::Running => RUNNING,
                 MapRef::Tops => TOPS,
                 MapRef::Chain => CHAIN,
+                MapRef::Pids => PIDS,
             };
             insns[*at].regs &= 15;
             insns[*at].imm = address as i32;

@@ -15,7 +15,7 @@ impl Program<'_> {
     /// A call begins: takes off what was left at its place and below. If it is `kept` it is the
     /// innermost from here on.
     pub(in crate::program) fn enter_chain(&mut self, kept: bool) -> Result<(), Wrong> {
-        if self.target.chains.is_none() {
+        if !self.takes_part() {
             return Ok(());
         }
         let done = self.emit.asm.label();
@@ -181,7 +181,7 @@ impl Program<'_> {
                 self.emit.asm.load(Size::DW, R3, R10, slot);
             }
             self.emit.asm.alu_imm(Alu::Add, R3, offset as i32);
-            self.read_kernel(slot, 8);
+            self.emit.read_kernel(slot, 8);
             self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, not);
         }
         let asm = &mut self.emit.asm;

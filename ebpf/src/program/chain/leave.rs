@@ -12,7 +12,7 @@ impl Program<'_> {
     /// This call ends: keeps what is known of it on the stack, and adds its latency to what the
     /// call around it spent in calls. (R8, the frame, is left alone.)
     pub(in crate::program) fn leave_chain(&mut self) -> Result<(), Wrong> {
-        if self.target.chains.is_none() {
+        if !self.takes_part() {
             return Ok(());
         }
         let known = part_of("the program", self.emit.take(Chained::SIZE))?;
@@ -29,9 +29,9 @@ impl Program<'_> {
 
     /// The entry was not kept: the call takes no part after all.
     pub(in crate::program) fn forget_chain(&mut self) -> Result<(), Wrong> {
-        match self.target.chains {
-            Some(_) => self.unchain(0, None),
-            None => Ok(()),
+        match self.takes_part() {
+            true => self.unchain(0, None),
+            false => Ok(()),
         }
     }
 

@@ -27,9 +27,8 @@ mod tests;
 use super::{Program, Wrong, frame_name, part_of};
 use crate::asm::{Alu, Cmp, Label, MapRef, Reg, Size};
 use crate::btf;
-use crate::expr::Expr;
 use crate::helper;
-use crate::spec::{Action, Capture, FrameName, KeyPart, ProbeKind, ProbeSpec};
+use crate::spec::{FrameName, On, ProbeKind, ProbeSpec};
 
 use Reg::{R0, R1, R2, R9, R10};
 
@@ -126,39 +125,8 @@ impl Chains {
 }
 
 fn asks(spec: &ProbeSpec) -> bool {
-    let capture = |c: &Capture| match c {
-        Capture::Int(e) => e.asks_for_chain(),
-        Capture::Str { addr, len, .. } => {
-            addr.asks_for_chain() || len.as_ref().is_some_and(Expr::asks_for_chain)
-        }
-        Capture::Buf { addr, len, .. } => addr.asks_for_chain() || len.asks_for_chain(),
-        Capture::Saved(_) | Capture::Stack { .. } => false,
-    };
-    let part = |p: &KeyPart| match p {
-        KeyPart::Int(e) => e.asks_for_chain(),
-        KeyPart::Comm | KeyPart::Stack { .. } => false,
-        KeyPart::Buf { addr, len, .. } => addr.asks_for_chain() || len.asks_for_chain(),
-        KeyPart::Str { addr, len, .. } => {
-            addr.asks_for_chain() || len.as_ref().is_some_and(Expr::asks_for_chain)
-        }
-    };
-    let ProbeKind::Call { filter, .. } = &spec.kind else {
-        return false;
-    };
-    let action = match &spec.action {
-        Action::Event { captures } => captures.iter().any(capture),
-        Action::Count { key } => key.iter().any(part),
-        Action::Histogram { value, key, .. } => value.asks_for_chain() || key.iter().any(part),
-        Action::Stats { values, key } => {
-            values.iter().any(Expr::asks_for_chain) || key.iter().any(part)
-        }
-        Action::Running { .. } => false,
-    };
-    action
-        || [filter, &spec.keep]
-            .into_iter()
-            .flatten()
-            .any(Expr::asks_for_chain)
+    let call = matches!(spec.kind, ProbeKind::Call { .. });
+    call && spec.on == On::Program && spec.any(&|e| e.asks_for_chain())
 }
 
 /// Stack slots: keys that are being looked up.
@@ -171,6 +139,11 @@ struct Keys {
 }
 
 impl Program<'_> {
+    /// Calls of the kernel's functions are on other stacks, and take no part.
+    fn takes_part(&self) -> bool {
+        self.target.chains.is_some() && self.spec.on == On::Program
+    }
+
     fn take_keys(&mut self) -> Result<Keys, Wrong> {
         Ok(Keys {
             own: part_of("the program", self.emit.take(key::SIZE))?,

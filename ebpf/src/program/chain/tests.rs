@@ -25,7 +25,7 @@ const PROBES: usize = 6;
 fn probe(index: usize) -> ProbeSpec {
     let function = FUNCTIONS.iter().find(|f| f.1.contains(&index)).unwrap();
     ProbeSpec {
-        on: crate::On::Program,
+        on: On::Program,
         sample: 1,
         name: "test".into(),
         // Each has a site of its own, since the machine has one map of frames.
@@ -108,7 +108,7 @@ impl World {
             }),
             pending: None,
             ring_bytes: 1 << 20,
-            scratch: ScratchLayout { slots: 0, size: 0 },
+            scratch: ScratchLayout::default(),
             state,
             successors: vec![],
         };
@@ -365,7 +365,7 @@ impl Lanes {
             }),
             pending: None,
             ring_bytes: 1 << 20,
-            scratch: ScratchLayout { slots: 0, size: 0 },
+            scratch: ScratchLayout::default(),
             state,
             successors: vec![],
         };

@@ -200,7 +200,7 @@ fn programs_know_their_site_and_condition_where_there_are_no_cookies() {
     s.sites = 4;
     let mut b = Bench::new(s, false);
     b.machine.kernel(|k| k.cookie = u64::MAX);
-    let run = |b: &mut Bench, part, cookie, regs| {
+    let run = |b: &mut Bench, part, cookie, regs: [u64; REGS]| {
         let site = SiteSource::Constant(cookie);
         let code = compile(0, &b.spec, part, site, &b.target).unwrap();
         b.machine.run(&code, &regs)
