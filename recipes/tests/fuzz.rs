@@ -3,8 +3,10 @@
 mod eval;
 mod mock;
 
+use std::sync::OnceLock;
+
 use proptest::prelude::*;
-use uprof_recipes::{Expr, Scope, Source, Type, builtin, parse, parse_expr};
+use uprof_recipes::{Context, Expr, Provider, Scope, Source, Type, builtin, parse, parse_expr};
 
 fn scope() -> Scope {
     let sized =
@@ -113,6 +115,121 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// An expression over what the kernel knows; many have no meaning.
+fn in_the_kernel() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "sk",
+        "size",
+        "reason",
+        "dport",
+        "saddr",
+        "saddr_v6",
+        "args",
+        "args.sk",
+        "args.comm",
+        "curtask",
+        "kstack",
+        "ustack",
+        "retval",
+        "latency",
+        "arg0",
+        "pid",
+        "comm",
+        "depth",
+        "parent",
+        "sock(3)",
+        "sock(arg0)",
+        "RESET",
+        "\"RESET\"",
+        "client",
+        "0",
+        "2",
+        "10",
+    ]);
+    leaf.prop_map(str::to_owned)
+        .prop_recursive(6, 30, 4, |inner| {
+            let member = prop::sample::select(vec![
+                "num", "dport", "daddr", "daddr6", "family", "next", "cookie", "parent", "tgid",
+                "comm", "files", "fdt", "acked", "ports", "argc",
+            ]);
+            let prefix = prop::sample::select(vec![
+                "*",
+                "&",
+                "-",
+                "!",
+                "(u64)",
+                "(u16)",
+                "(u32*)",
+                "(struct tcp_sock *)",
+                "(struct sock *)",
+                "(struct client *)",
+                "(enum reason)",
+            ]);
+            let infix = prop::sample::select(vec!["+", "-", "==", "!=", "<", "&&"]);
+            let call = prop::sample::select(vec![
+                "ntohs", "ntohl", "ntohll", "ntop", "sock", "str", "after",
+            ]);
+            let two = prop::sample::select(vec!["endpoint", "str", "buf"]);
+            prop_oneof![
+                (inner.clone(), prop::sample::select(vec!["->", "."]), member)
+                    .prop_map(|(e, op, m)| format!("{e}{op}{m}")),
+                (prefix, inner.clone()).prop_map(|(op, e)| format!("({op}{e})")),
+                (inner.clone(), infix, inner.clone())
+                    .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+                (call, inner.clone()).prop_map(|(f, e)| format!("{f}({e})")),
+                (two, inner.clone(), inner.clone()).prop_map(|(f, a, b)| format!("{f}({a}, {b})")),
+                (inner.clone(), inner.clone(), inner.clone())
+                    .prop_map(|(f, a, b)| format!("ntop({f}, {a}, {b})")),
+                (inner.clone(), inner.clone(), inner.clone(), inner)
+                    .prop_map(|(f, a, b, p)| format!("endpoint({f}, {a}, {b}, {p})")),
+            ]
+        })
+}
+
+/// A place and what is known there.
+fn place() -> impl Strategy<Value = (Scope, mock::kernel::Kernel)> {
+    let providers = prop::sample::select(vec![
+        Provider::Program,
+        Provider::KernelFunction,
+        Provider::Tracepoint,
+        Provider::RawTracepoint,
+        Provider::Syscall,
+    ]);
+    let places = (
+        prop::collection::vec(providers, 1..3),
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+    );
+    places.prop_map(|(providers, call, any, btf)| {
+        let tracepoint = providers[0] == Provider::Tracepoint;
+        let scope = if call { Scope::call() } else { Scope::entry() };
+        let context = if any { Context::Any } else { Context::Thread };
+        let scope = scope.at(providers).in_context(context);
+        (scope, mock::kernel::Kernel { tracepoint, btf })
+    })
+}
+
+/// Recipes to be changed: the built-in ones, those of the reference, broken ones.
+fn recipes() -> &'static [String] {
+    static ALL: OnceLock<Vec<String>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let reference = include_str!("../../docs/recipes.md")
+            .split("```toml\n")
+            .skip(1);
+        let reference = reference.filter_map(|rest| rest.split("```").next());
+        let own = builtin().iter().map(|b| b.text);
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/broken");
+        let broken = std::fs::read_dir(directory).expect("tests/broken");
+        let broken =
+            broken.map(|f| std::fs::read_to_string(f.expect("an entry").path()).expect("a recipe"));
+        own.chain(reference)
+            .map(str::to_owned)
+            .chain(broken)
+            .collect()
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -170,10 +287,38 @@ proptest! {
         }
     }
 
-    /// Built-in recipes with pieces cut out, doubled, and replaced.
+    /// The same in the kernel, with its types or without.
     #[test]
-    fn mutated_recipes(which in any::<prop::sample::Index>(), edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, ".{0,4}"), 1..6)) {
-        let mut text = builtin()[which.index(builtin().len())].text.to_owned();
+    fn expressions_in_the_kernel_bind_or_say_why(text in in_the_kernel(), (scope, kernel) in place()) {
+        if let Ok(e) = parse_expr(&Source::new("e", text.as_str()), &scope) {
+            for bound in [e.bind(&kernel), e.bind(&mock::World::new()), e.bind(&mock::Nothing)] {
+                match bound {
+                    Ok(bound) => {
+                        prop_assert!(!bound.any(&Expr::is_deferred), "{}", text);
+                        prop_assert!(!bound.any(&|e| matches!(e.ty, Type::Named(_) | Type::Deferred)), "{}: {}", text, bound);
+                        prop_assert!(!bound.needs_return() || e.needs_return(), "{}", text);
+                        if bound.ty.is_scalar() {
+                            WORLD.eval(&bound);
+                        }
+                        prop_assert!(!bound.to_string().is_empty());
+                    }
+                    Err(e) => {
+                        prop_assert!(e.span.end <= text.len() && e.line == 1, "{}", text);
+                        prop_assert!(!e.render(false).is_empty());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Recipes with pieces cut out, doubled, and replaced.
+    #[test]
+    fn mutated_recipes(which in any::<prop::sample::Index>(), other in any::<prop::sample::Index>(), joined in any::<bool>(), edits in prop::collection::vec((any::<prop::sample::Index>(), 0usize..12, ".{0,4}"), 1..6)) {
+        let all = recipes();
+        let mut text = all[which.index(all.len())].clone();
+        if joined {
+            text.push_str(&all[other.index(all.len())]);
+        }
         for (at, cut, put) in edits {
             let mut from = at.index(text.len().max(1)).min(text.len());
             while !text.is_char_boundary(from) {

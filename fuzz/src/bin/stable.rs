@@ -31,6 +31,8 @@ const TARGETS: &[(&str, fn(&[u8]))] = &[
     ("xz", uprof_fuzz::xz),
     ("notes", uprof_fuzz::notes),
     ("patterns", uprof_fuzz::patterns),
+    ("recipes", uprof_fuzz::recipes),
+    ("expressions", uprof_fuzz::expressions),
 ];
 
 /// What is mutated: files with their layout, or plain bytes.
@@ -43,7 +45,9 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let name = args.first().map_or("", String::as_str);
     let Some((name, target)) = TARGETS.iter().find(|(known, _)| *known == name) else {
-        eprintln!("usage: stable elf|dwarf|pclntab|xz|notes|patterns [MINUTES [SEED]]");
+        eprintln!(
+            "usage: stable elf|dwarf|pclntab|xz|notes|patterns|recipes|expressions [MINUTES [SEED]]"
+        );
         std::process::exit(2);
     };
     let number = |at: usize, otherwise: u64| {
@@ -144,6 +148,14 @@ fn seeds(target: &str) -> Vec<Seed> {
         "pclntab" => vec![Seed::Bytes(section(Variant::GoStripped, ".gopclntab"))],
         "xz" => vec![Seed::Bytes(section(Variant::MiniDebug, ".gnu_debugdata"))],
         "notes" => vec![Seed::Bytes(section(Variant::Semaphores, ".note.stapsdt"))],
+        "recipes" => uprof_fuzz::recipe_seeds()
+            .into_iter()
+            .map(|text| Seed::Bytes(text.into_bytes()))
+            .collect(),
+        "expressions" => uprof_fuzz::expression_seeds()
+            .into_iter()
+            .map(Seed::Bytes)
+            .collect(),
         _ => uprof_fuzz::PATTERNS
             .iter()
             .map(|text| Seed::Bytes(text.as_bytes().to_vec()))

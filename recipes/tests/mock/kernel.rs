@@ -5,6 +5,7 @@ use uprof_recipes::Expr;
 use uprof_recipes::debug::{DebugInfo, Member, Place, TypeRef, TypeShape, Variable};
 
 /// A place in the kernel.
+#[derive(Debug)]
 pub struct Kernel {
     /// Its arguments are fields of a record.
     pub tracepoint: bool,

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::super::parse::Node;
+use super::super::parse::{Node, Syntax};
 use super::super::{BinOp, Expr, Fault, Kind, Type};
 use super::debug::{pointee, typed};
 use super::names::{OF_THE_CHAIN, argument, is_of_return};
@@ -85,6 +85,11 @@ impl Checker<'_> {
             .label("this probe has `context = \"any\"`")
             .help("the event's own socket is an argument or a field: sk->__sk_common"));
         }
+        // The descriptor is looked at several times: nested ones would grow without bounds.
+        if calls_sock(fd) {
+            return Err(Fault::new(span.clone(), "`sock()` inside `sock()`")
+                .help("a capture may hold the inner one: its name stands for it"));
+        }
         let fd = self.scalar(fd, "`sock()`")?;
         let Some(info) = self.info.filter(|_| !fd.is_deferred()) else {
             return Ok(Checked::deferred(span));
@@ -161,6 +166,11 @@ impl Checker<'_> {
     pub(super) fn is_of_kernel(&self, e: &Expr) -> bool {
         self.scope.provider == Provider::Program && e.any(&|e| e.kind == Kind::Task)
     }
+}
+
+fn calls_sock(n: &Node) -> bool {
+    matches!(&n.kind, Syntax::Call { name, .. } if name == "sock")
+        || n.children().into_iter().any(calls_sock)
 }
 
 /// A type of the kernel by its name.
