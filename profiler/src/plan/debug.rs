@@ -16,6 +16,8 @@ use crate::target::TargetFile;
 
 /// The number of the instruction pointer among DWARF's registers (System V ABI for x86-64, figure 3.36).
 const INSTRUCTION_POINTER: u8 = 16;
+/// The type of a variable that only the symbol table knows. No debug information is that large.
+const UNTYPED: r::TypeRef = r::TypeRef(u64::MAX);
 
 /// Whether the expressions of a probe's place AT can be understood only where it sits.
 pub fn needed(probe: &recipes::Probe, at: usize) -> bool {
@@ -141,6 +143,16 @@ impl<'a> Known<'a> {
              see --debug-dir and --debuginfod; without it, arguments are arg0, arg1 ..., and fields *(u32 *)(arg0 + 24)",
             self.file
         )
+    }
+
+    /// A variable as the file's symbol tables have it, which is without a type.
+    fn untyped(&self, name: &str) -> Option<r::Variable> {
+        let address = self.image.variable(name).ok().flatten()?;
+        let at = self.address(&Address::PcRelative(address)).ok()?;
+        Some(r::Variable {
+            place: r::Place::Memory(at),
+            ty: UNTYPED,
+        })
     }
 
     fn place(&self, place: &Place) -> Result<r::Place, String> {
@@ -277,7 +289,7 @@ impl DebugInfo for Known<'_> {
         let local = self.variables.iter().rev().find(|v| v.name == name);
         let global = || self.types.as_ref()?.global(name).ok().flatten();
         let Some(variable) = local.cloned().or_else(global) else {
-            return Ok(None);
+            return Ok(self.untyped(name));
         };
         Ok(Some(r::Variable {
             place: self.place(&variable.place)?,
@@ -326,6 +338,12 @@ impl DebugInfo for Known<'_> {
     }
 
     fn shape(&self, ty: r::TypeRef) -> r::TypeShape {
+        if ty == UNTYPED {
+            return r::TypeShape::Unsupported(
+                "a variable whose type only debug information would tell: take its address, as in *(u64*)&NAME"
+                    .to_owned(),
+            );
+        }
         match &self.types {
             Some(types) => shape(types.shape(type_id(ty))),
             None => r::TypeShape::Unsupported("a type of no source".to_owned()),
@@ -333,11 +351,14 @@ impl DebugInfo for Known<'_> {
     }
 
     fn size(&self, ty: r::TypeRef) -> Option<u64> {
+        if ty == UNTYPED {
+            return None;
+        }
         self.types.as_ref()?.size(type_id(ty))
     }
 
     fn member(&self, ty: r::TypeRef, name: &str) -> Result<r::Member, Vec<String>> {
-        let Some(types) = &self.types else {
+        let Some(types) = self.types.as_ref().filter(|_| ty != UNTYPED) else {
             return Err(Vec::new());
         };
         let ty = type_id(ty);
@@ -356,6 +377,9 @@ impl DebugInfo for Known<'_> {
     }
 
     fn name(&self, ty: r::TypeRef) -> String {
+        if ty == UNTYPED {
+            return "unknown type".to_owned();
+        }
         self.types
             .as_ref()
             .map_or_else(String::new, |types| types.type_name(type_id(ty)))

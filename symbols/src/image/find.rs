@@ -345,6 +345,14 @@ impl Image {
         Ok(self.own()?.imports(name.as_bytes()))
     }
 
+    /// The address of the variable NAME, in the file's own terms, as its symbol tables have it: without a type.
+    ///
+    /// # Errors
+    /// The tables cannot be read.
+    pub fn variable(&self, name: &str) -> Result<Option<u64>> {
+        Ok(self.own()?.variable(name.as_bytes()))
+    }
+
     /// The address of an exported symbol of any kind, in the file's own terms.
     pub(crate) fn exported_address(&self, name: &str) -> Option<u64> {
         self.own().ok()?.exported_address(name.as_bytes())

@@ -283,6 +283,19 @@ impl Symbols {
             .map(|symbol| symbol.st_value.get(LE))
     }
 
+    /// The address of a variable, by whichever table names it.
+    pub(crate) fn variable(&self, name: &[u8]) -> Option<u64> {
+        let found = self.tables.iter().find_map(|table| {
+            let mut symbols = table.symbols().iter();
+            symbols.find(|s| {
+                s.st_shndx.get(LE) != elf::SHN_UNDEF
+                    && s.st_info.st_type() == elf::STT_OBJECT
+                    && table.symbol_name(s) == name
+            })
+        });
+        found.map(|symbol| symbol.st_value.get(LE))
+    }
+
     /// `.dynsym`, defined or not.
     pub(crate) fn dynamic(&self) -> Option<&Table> {
         let mut tables = self.tables.iter();
