@@ -250,8 +250,9 @@ fn by_program(names: &[String], selection: &Selection) -> Result<Vec<TargetFile>
         .iter()
         .flat_map(|n| process::running_program(n))
         .collect();
-    if !running.is_empty() {
-        return everywhere(running.iter().map(|p| TargetFile::of_exe(p, selection)));
+    let found = everywhere(&running, selection)?;
+    if !found.is_empty() {
+        return Ok(found);
     }
     for name in names {
         if let Ok(path) = uprof_symbols::find_program(name) {
@@ -265,11 +266,17 @@ fn by_program(names: &[String], selection: &Selection) -> Result<Vec<TargetFile>
     )
 }
 
-/// The same files, in every process that runs them.
-fn everywhere(files: impl Iterator<Item = Result<TargetFile>>) -> Result<Vec<TargetFile>> {
-    files
-        .map(|f| f.map(|f| TargetFile { pids: None, ..f }))
-        .collect()
+/// The files of these processes, in every process that runs them; a process that ended meanwhile is left out.
+fn everywhere(running: &[Process], selection: &Selection) -> Result<Vec<TargetFile>> {
+    let mut found = Vec::new();
+    for process in running {
+        match TargetFile::of_exe(process, selection) {
+            Ok(file) => found.push(TargetFile { pids: None, ..file }),
+            Err(_) if !alive(process.pid) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(found)
 }
 
 fn by_word(word: &str, selection: &Selection) -> Result<Vec<TargetFile>> {
@@ -295,9 +302,9 @@ fn by_word(word: &str, selection: &Selection) -> Result<Vec<TargetFile>> {
             &format!("no program or library named {word}"),
         );
     }
-    let running = process::running_program(word);
-    if !running.is_empty() {
-        return everywhere(running.iter().map(|p| TargetFile::of_exe(p, selection)));
+    let found = everywhere(&process::running_program(word), selection)?;
+    if !found.is_empty() {
+        return Ok(found);
     }
     if let Ok(path) = uprof_symbols::find_program(word) {
         return Ok(vec![TargetFile::open(&path, &path, selection)?]);
