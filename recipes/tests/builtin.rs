@@ -174,3 +174,36 @@ fn mysql_text_is_read_for_commands_that_have_one() {
         assert_eq!((a.to_string().as_str(), b.as_int()), (length, Some(0)));
     }
 }
+
+#[test]
+fn columns_of_probes_that_are_switched_off_are_left_out() {
+    let text = r#"
+        [params]
+        each = { type = "bool", default = "false" }
+        [[probe]]
+        name = "count"
+        function = "f"
+        when = "!$each"
+        count = true
+        by = { kind = "arg0" }
+        [[probe]]
+        name = "each"
+        function = "f"
+        when = "$each"
+        capture = { kind = "arg0", size = "arg1" }
+        [report]
+        columns = ["time", "size", { value = "kind" }]
+        [report.names.kind]
+        1 = "one"
+        [report.names.size]
+        1 = "small"
+    "#;
+    let recipe = parse(uprof_recipes::Source::new("it", text)).expect("both ways");
+    let columns = |each| {
+        let recipe = set(&recipe, &[("each", each)]);
+        let columns = recipe.report.columns.iter();
+        columns.map(|c| c.value.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(columns("true"), ["time", "size", "kind"]);
+    assert_eq!(columns("false"), ["time"]);
+}

@@ -22,6 +22,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
     let reading = Reading {
         r,
         captures: captures(probes),
+        off: named(top),
     };
     Report {
         columns: t
@@ -121,9 +122,43 @@ fn captures(probes: &[Probe]) -> Vec<String> {
     names
 }
 
+/// What events of the recipe's probes carry, also of those that are switched off.
+fn named(top: &DeTable<'_>) -> Vec<String> {
+    let mut names = Vec::new();
+    for probe in ["probe", "call"]
+        .into_iter()
+        .flat_map(|kind| tables(top.get(kind)))
+    {
+        let hidden = probe.get("hidden").and_then(|v| v.get_ref().as_bool());
+        if hidden == Some(true) {
+            continue;
+        }
+        for place in std::iter::once(probe).chain(tables(probe.get("at"))) {
+            let captures = place.get("capture").and_then(|v| v.get_ref().as_table());
+            names.extend(
+                captures
+                    .into_iter()
+                    .flat_map(|t| t.keys())
+                    .map(|name| name.get_ref().to_string()),
+            );
+        }
+    }
+    names
+}
+
+/// The tables of a list of them.
+fn tables<'a, 'i>(list: Option<&'a Val<'i>>) -> Vec<&'a DeTable<'i>> {
+    match list.map(|v| v.get_ref()) {
+        Some(DeValue::Array(list)) => list.iter().filter_map(|v| v.get_ref().as_table()).collect(),
+        _ => vec![],
+    }
+}
+
 struct Reading<'a> {
     r: &'a Reader,
     captures: Vec<String>,
+    /// What there would be, were all probes switched on: not shown, and no error.
+    off: Vec<String>,
 }
 
 impl Reading<'_> {
@@ -138,6 +173,9 @@ impl Reading<'_> {
         };
         if known().any(|k| k == name) {
             return Some(name.to_owned());
+        }
+        if self.off.iter().any(|k| k == name) {
+            return None;
         }
         let mut e = self
             .r
@@ -222,6 +260,10 @@ impl Reading<'_> {
         let mut all = Vec::new();
         for (key, v) in t.iter() {
             let capture = key.get_ref();
+            if self.off.iter().any(|c| c == capture) && !self.captures.iter().any(|c| c == capture)
+            {
+                continue;
+            }
             if !self.captures.iter().any(|c| c == capture) {
                 let mut e = self
                     .r
