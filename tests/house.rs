@@ -30,8 +30,14 @@ fn help_and_version() {
 fn the_list_of_recipes() {
     let _turn = turn();
     let list = Uprof::new(args!["recipe"]).run().ok().text();
-    for recipe in ["malloc", "mysql-queries"] {
-        assert!(list.contains(recipe), "{list}");
+    for recipe in [
+        "malloc",
+        "mysql-queries",
+        "nginx-requests",
+        "postgres-queries",
+        "ucontext-coroutines",
+    ] {
+        assert!(list.contains(&format!("\n  {recipe} ")), "{list}");
     }
 }
 

@@ -14,6 +14,7 @@ mod mysql;
 mod mysql8;
 mod nested;
 mod output;
+mod recipes;
 mod symbols;
 mod trace;
 mod truth;

@@ -66,9 +66,11 @@ pub fn list() -> Result<ExitCode> {
     println!(
         "Built-in recipes (uprof recipe NAME; its --help tells its parameters, --show prints its text):\n"
     );
+    let width = recipes::builtin().iter().map(|b| b.name.len()).max();
+    let width = width.unwrap_or_default();
     for builtin in recipes::builtin() {
         let recipe = load(builtin.name)?;
-        println!("  {:16} {}", recipe.name, recipe.about);
+        println!("  {:width$}  {}", recipe.name, recipe.about);
     }
     println!("\nA recipe of your own is a TOML file: uprof recipe ./mine.toml");
     Ok(ExitCode::SUCCESS)

@@ -27,6 +27,26 @@ pub fn builtin() -> &'static [Builtin] {
             name: "mysql-queries",
             text: include_str!("../builtin/mysql-queries.toml"),
         },
+        Builtin {
+            name: "nginx-close",
+            text: include_str!("../builtin/nginx-close.toml"),
+        },
+        Builtin {
+            name: "nginx-requests",
+            text: include_str!("../builtin/nginx-requests.toml"),
+        },
+        Builtin {
+            name: "ntyco-coroutines",
+            text: include_str!("../builtin/ntyco-coroutines.toml"),
+        },
+        Builtin {
+            name: "postgres-queries",
+            text: include_str!("../builtin/postgres-queries.toml"),
+        },
+        Builtin {
+            name: "ucontext-coroutines",
+            text: include_str!("../builtin/ucontext-coroutines.toml"),
+        },
     ]
 }
 

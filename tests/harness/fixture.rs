@@ -35,6 +35,16 @@ pub enum Fixture {
     ClockedCoroutines,
     /// The same in Go.
     ClockedGo,
+    /// Coroutines behind the functions of NtyCo's interface.
+    Ntyco,
+    /// The same with the older layout of its structures.
+    NtycoOwnSwitch,
+    /// Requests with the layouts of several releases of nginx, and with none that is known.
+    NginxLayouts,
+    /// Coroutines on the C library's contexts.
+    Ucontext,
+    /// The same, statically linked.
+    UcontextStatic,
     /// A Rust program.
     RustCalls,
     /// A 32-bit program.
@@ -67,6 +77,11 @@ impl Fixture {
             Self::Clocked => ("clocked.c", "clocked", &[]),
             Self::ClockedCoroutines => ("clocked.c", "clocked-coroutines", &["-DCOROUTINES=8"]),
             Self::ClockedGo => ("clocked.go", "clocked-go", &[]),
+            Self::Ntyco => ("ntyco.c", "ntyco", &["-static"]),
+            Self::NtycoOwnSwitch => ("ntyco.c", "ntyco-own-switch", &["-static", "-DOWN_SWITCH"]),
+            Self::NginxLayouts => ("nginx_layouts.c", "nginx-layouts", &["-rdynamic"]),
+            Self::Ucontext => ("ucontext.c", "ucontext", &[]),
+            Self::UcontextStatic => ("ucontext.c", "ucontext-static", &["-static"]),
             Self::RustCalls => ("rust_calls.rs", "rust-calls", &[]),
             Self::Elf32 => ("elf32.s", "elf32", &[]),
         }

@@ -1,9 +1,13 @@
 //! Real servers of a test's own: own data, own socket, loopback only, ended when dropped.
 
 mod mariadb;
+mod nginx;
+mod postgres;
 mod redis;
 
 pub use mariadb::MariaDb;
+pub use nginx::{Logged, Nginx};
+pub use postgres::{LoggedStatement, Postgres};
 pub use redis::Redis;
 
 use std::net::TcpListener;
