@@ -159,7 +159,16 @@ fn strings_of_all_lengths_come_whole_or_marked_as_cut() {
                         )
                     })
                     .collect();
-                assert!(got == expected, "{way}, limit {limit}, at entry {at_entry}");
+                let brief = |texts: &[Text]| -> Vec<(usize, bool, bool)> {
+                    let brief = |(text, cut, fault): &Text| (text.len(), *cut, *fault);
+                    texts.iter().map(brief).collect()
+                };
+                assert!(
+                    got == expected,
+                    "{way}, limit {limit}, at entry {at_entry}: (length, cut, fault) {:?}, expected {:?}",
+                    brief(&got),
+                    brief(&expected)
+                );
             }
         }
     }

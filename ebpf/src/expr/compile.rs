@@ -403,8 +403,11 @@ impl<'a> Emitter<'a> {
                 self.stack(R1, slot);
                 self.read_text(self.space(addr));
                 self.asm.jump_if_imm(Cmp::Slt, R0, 0, fault);
-                let size = literal.len() as i32 + 1;
-                self.asm.jump_if_imm(Cmp::Ne, R0, size, differ);
+                // (On 5.10 and 6.1 an empty string is 0 bytes long, without its NUL.)
+                match literal.len() as i32 + 1 {
+                    1 => self.asm.jump_if_imm(Cmp::Gt, R0, 1, differ),
+                    size => self.asm.jump_if_imm(Cmp::Ne, R0, size, differ),
+                }
             }
         }
         self.compare(slot, &wanted, differ);

@@ -380,8 +380,10 @@ impl Program<'_> {
         self.destination(slot, never);
         self.emit.asm.load(Size::DW, R3, R10, source.address);
         self.emit.read_text(source.space);
-        self.emit.asm.jump_if_imm(Cmp::Sle, R0, 0, partly);
-        let whole = self.emit.asm.label();
+        self.emit.asm.jump_if_imm(Cmp::Slt, R0, 0, partly);
+        let (whole, empty) = (self.emit.asm.label(), self.emit.asm.label());
+        // On 5.10 and 6.1 an empty string is 0 bytes long, without its NUL.
+        self.emit.asm.jump_if_imm(Cmp::Eq, R0, 0, empty);
         self.emit
             .asm
             .jump_if_imm(Cmp::Le, R0, limit as i32 + 1, whole);
@@ -389,6 +391,7 @@ impl Program<'_> {
         self.emit.asm.constant(R0, u64::from(limit) + 1);
         self.emit.asm.bind(whole);
         self.emit.asm.alu_imm(Alu::Sub, R0, 1);
+        self.emit.asm.bind(empty);
     }
 
     /// R1 = where this slot's bytes go. The comparison is for the verifier; it never fails.
@@ -465,6 +468,8 @@ impl Program<'_> {
     ) {
         let asm = &mut self.emit.asm;
         asm.jump_if_imm(Cmp::Gt, R4, limit as i32 - PAGE, finish);
+        // Linux 5.10 does not know that the copy on the stack is as small as R4 is now.
+        asm.store(Size::DW, R10, chunk, R4);
         if let Some(length) = length {
             asm.mov(R2, R4);
             asm.alu_imm(Alu::Add, R2, PAGE);
