@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use uprof_ebpf::{HistData, KeyBytes, KeyValue, Record};
 use uprof_recipes as recipes;
 use uprof_recipes::Type;
 
-use crate::plan::{Field, FieldSource, KeyField, Plan, Variant, shown_name};
+use crate::plan::{Field, FieldSource, KeyField, KeyParts, Plan, Variant, shown_name};
 use crate::report::escape;
 use crate::report::model::{Bucket, Event, Histogram, Value};
+use crate::stacks::Stacks;
 
 /// A key's parts, with their names.
 pub type Key = Vec<(String, Value)>;
@@ -20,6 +22,7 @@ pub struct Decoder {
     /// The probe's name.
     pub probe: Arc<str>,
     call: bool,
+    nobody: bool,
     fields: Vec<Field>,
     names: Vec<Option<Vec<(u64, String)>>>,
     /// Functions' names as they are shown, by variant and site: demangled once.
@@ -44,6 +47,7 @@ impl Decoder {
         Self {
             probe: recipe.probes[variant.probe].name.as_str().into(),
             call: recipe.probes[variant.probe].kind == recipes::ProbeKind::Call,
+            nobody: recipe.probes[variant.probe].context == recipes::Context::Any,
             fields: variant.fields.clone(),
             names,
             shown: RefCell::default(),
@@ -60,7 +64,13 @@ impl Decoder {
 
     /// One record as an event. VARIANTS are the plan's; UNIX_OFFSET is what turns the kernel's monotonic time into UNIX
     /// time, in ns.
-    pub fn event(&self, record: &Record<'_>, variants: &[Variant], unix_offset: i64) -> Event {
+    pub fn event(
+        &self,
+        record: &Record<'_>,
+        variants: &[Variant],
+        unix_offset: i64,
+        stacks: &RefCell<Stacks>,
+    ) -> Event {
         let comm = || escape::comm(record.comm);
         let own = (usize::from(record.probe), record.site as usize);
         let fields = self.fields.iter().zip(&self.names).map(|(field, names)| {
@@ -72,6 +82,19 @@ impl Decoder {
                     record.int(*index).map_or(UNKNOWN, |v| parent(v, name))
                 }
                 FieldSource::Capture(index) => capture(record, *index, &field.ty, names.as_deref()),
+                FieldSource::Address { bytes, port } => {
+                    let at = record.bytes(*bytes);
+                    let port = port.map(|port| record.int(port));
+                    match at.fault {
+                        true => UNREADABLE,
+                        false => address(at.data, port),
+                    }
+                }
+                FieldSource::Stack { index, user } => {
+                    let pid = user.then_some(record.pid);
+                    let frames = words(record.bytes(*index).data);
+                    Value::Stack(stacks.borrow_mut().frames(pid, &frames))
+                }
             };
             (field.name.clone(), value)
         });
@@ -81,10 +104,35 @@ impl Decoder {
             pid: record.pid,
             tid: record.tid,
             comm: comm(),
+            nobody: self.nobody,
             latency_ns: self.call.then_some(record.latency_ns),
             fields: fields.collect(),
         }
     }
+}
+
+/// What could not be read.
+const UNREADABLE: Value = Value::Missing("unreadable");
+
+/// An address of the network: 4 or 16 bytes, with a port or without (the inner `None`: it could not be read).
+fn address(bytes: &[u8], port: Option<Option<u64>>) -> Value {
+    let address = match (<[u8; 4]>::try_from(bytes), <[u8; 16]>::try_from(bytes)) {
+        (Ok(v4), _) => IpAddr::from(v4),
+        (_, Ok(v6)) => IpAddr::from(v6),
+        _ => return Value::Missing("no address"),
+    };
+    match port {
+        Some(None) => UNREADABLE,
+        port => Value::Address(address, port.flatten().map(|port| port as u16)),
+    }
+}
+
+/// The addresses of a stack.
+fn words(bytes: &[u8]) -> Vec<u64> {
+    let words = bytes.chunks_exact(8);
+    words
+        .map(|w| u64::from_le_bytes(w.try_into().unwrap_or_default()))
+        .collect()
 }
 
 /// What `parent` is where the calls around are not known.
@@ -109,7 +157,7 @@ fn capture(record: &Record<'_>, index: usize, ty: &Type, names: Option<&[(u64, S
         Type::Str | Type::Bytes => {
             let bytes = record.bytes(index);
             if bytes.fault {
-                return Value::Missing("unreadable");
+                return UNREADABLE;
             }
             Value::Text {
                 bytes: bytes.data.to_vec(),
@@ -117,7 +165,7 @@ fn capture(record: &Record<'_>, index: usize, ty: &Type, names: Option<&[(u64, S
             }
         }
         _ => match record.int(index) {
-            None => Value::Missing("unreadable"),
+            None => UNREADABLE,
             Some(v) => scalar(v, ty, names),
         },
     }
@@ -139,19 +187,30 @@ fn scalar(v: u64, ty: &Type, names: Option<&[(u64, String)]>) -> Value {
     }
 }
 
-/// The entries of a variant's histograms or counts, with their keys in words. Several functions may have one name:
-/// entries that differ in nothing else are merged.
+/// What gives the parts of keys their names.
+pub struct Names<'a> {
+    /// The recipe and its places.
+    pub plan: &'a Plan,
+    /// The addresses of a stack by its number: [`uprof_ebpf::Engine::stack`].
+    pub stack: &'a dyn Fn(u64) -> Option<Vec<u64>>,
+    /// What names them.
+    pub stacks: &'a RefCell<Stacks>,
+}
+
+/// The entries of a variant's histograms, counts or sums, with their keys in words. Several functions may have one
+/// name, and several stacks: entries that differ in nothing else are merged.
 pub fn keyed<T>(
     entries: impl IntoIterator<Item = (KeyBytes, T)>,
     variant: &Variant,
-    plan: &Plan,
+    names: &Names<'_>,
     merge: impl Fn(&mut T, T),
 ) -> Vec<(Key, T)> {
     let entries = entries.into_iter().map(|(bytes, entry)| {
-        let key = key(bytes.values(), &variant.key, &plan.recipe, &plan.variants);
+        let key = key(bytes.values(), &variant.key, names);
         (key, entry)
     });
-    match variant.key.iter().any(|k| k.ty == Type::Function) {
+    let alike = |k: &KeyField| k.ty == Type::Function || k.ty == Type::Stack;
+    match variant.key.iter().any(alike) {
         true => merged(entries, merge),
         false => entries.collect(),
     }
@@ -168,37 +227,64 @@ fn merged<T>(entries: impl Iterator<Item = (Key, T)>, merge: impl Fn(&mut T, T))
     all
 }
 
-/// A key of a histogram or count, with names. VARIANTS are the plan's.
-pub fn key(
-    values: Vec<KeyValue>,
-    fields: &[KeyField],
-    recipe: &recipes::Recipe,
-    variants: &[Variant],
-) -> Key {
+/// A key of a histogram, count or sum, with names.
+pub fn key(values: Vec<KeyValue>, fields: &[KeyField], names: &Names<'_>) -> Key {
     let mut parts = values.into_iter();
     fields
         .iter()
         .map(|f| {
-            let names = recipe
-                .report
-                .names
-                .iter()
-                .find(|(n, _)| *n == f.name)
-                .map(|(_, n)| n.as_slice());
-            let value = match f.constant.map(KeyValue::Int).or_else(|| parts.next()) {
-                Some(KeyValue::Int(v)) if f.ty == Type::Function => {
-                    parent(v, |place| function_at(place, variants))
+            let value = match f.parts {
+                KeyParts::One => {
+                    let part = f.constant.map(KeyValue::Int).or_else(|| parts.next());
+                    part_of_key(part, f, names)
                 }
-                Some(KeyValue::Unreadable) if f.ty == Type::Function => UNKNOWN,
-                Some(KeyValue::Int(v)) => scalar(v, &f.ty, names),
-                Some(KeyValue::Stack(_)) => Value::Missing("a stack"),
-                Some(KeyValue::Bytes(bytes)) => Value::Text { bytes, cut: false },
-                Some(KeyValue::Unreadable) => Value::Missing("unreadable"),
-                None => Value::Missing("no key"),
+                KeyParts::Address { port } => {
+                    let bytes = parts.next();
+                    let port = port.then(|| match parts.next() {
+                        Some(KeyValue::Int(port)) => Some(port),
+                        _ => None,
+                    });
+                    match bytes {
+                        Some(KeyValue::Bytes(bytes)) => address(&bytes, port),
+                        _ => UNREADABLE,
+                    }
+                }
+                KeyParts::Stack { user } => {
+                    let pid = match user.then(|| parts.next()).flatten() {
+                        Some(KeyValue::Int(pid)) => Some(pid as u32),
+                        _ => None,
+                    };
+                    let frames = match parts.next() {
+                        Some(KeyValue::Stack(id)) => (names.stack)(id),
+                        _ => None,
+                    };
+                    match frames {
+                        Some(frames) => {
+                            Value::Stack(names.stacks.borrow_mut().frames(pid, &frames))
+                        }
+                        None => Value::Missing("no stack"),
+                    }
+                }
             };
             (f.name.clone(), value)
         })
         .collect()
+}
+
+fn part_of_key(part: Option<KeyValue>, f: &KeyField, names: &Names<'_>) -> Value {
+    let Names { plan, .. } = names;
+    let named = plan.recipe.report.names.iter().find(|(n, _)| *n == f.name);
+    let named = named.map(|(_, n)| n.as_slice());
+    match part {
+        Some(KeyValue::Int(v)) if f.ty == Type::Function => {
+            parent(v, |place| function_at(place, &plan.variants))
+        }
+        Some(KeyValue::Unreadable) if f.ty == Type::Function => UNKNOWN,
+        Some(KeyValue::Int(v)) => scalar(v, &f.ty, named),
+        Some(KeyValue::Bytes(bytes)) => Value::Text { bytes, cut: false },
+        Some(KeyValue::Unreadable) => UNREADABLE,
+        Some(KeyValue::Stack(_)) | None => Value::Missing("no key"),
+    }
 }
 
 /// A histogram of the engine, for the report.
@@ -291,9 +377,12 @@ mod tests {
         let plan = a_plan();
         let key = |code: KeyValue| {
             let values = vec![code, KeyValue::Int(3)];
-            key(values, &plan.variants[0].key, &plan.recipe, &plan.variants)
-                .swap_remove(0)
-                .1
+            let names = Names {
+                plan: &plan,
+                stack: &|_| None,
+                stacks: &RefCell::default(),
+            };
+            key(values, &plan.variants[0].key, &names).swap_remove(0).1
         };
         let name = |name: &str| Value::Name(name.into());
         assert_eq!(key(KeyValue::Int(0)), Value::Missing("none"));

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 
 use crate::cli::{DoctorArgs, Format};
 
@@ -36,18 +37,32 @@ pub fn check_privileges() -> Result<()> {
     )
 }
 
+/// What can be said of a recipe without running it.
+struct Verdict {
+    name: &'static str,
+    /// What it works by; or why it does not, or not yet.
+    works: Result<String, String>,
+    /// What to do about it.
+    advice: String,
+}
+
 /// Runs all trials and prints what they found.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     let features = uprof_ebpf::features::probe();
+    let verdicts: Vec<Verdict> = uprof_recipes::builtin().iter().map(verdict).collect();
     if args.format == Format::Json {
         for f in &features {
-            let (works, reason) = match &f.works {
-                Ok(()) => (true, None),
-                Err(reason) => (false, Some(reason)),
-            };
+            let reason = f.works.as_ref().err();
             println!(
                 "{}",
-                serde_json::json!({"type": "feature", "name": f.name, "works": works, "reason": reason, "advice": f.advice})
+                json!({"type": "feature", "name": f.name, "works": f.works.is_ok(), "reason": reason, "advice": f.advice})
+            );
+        }
+        for v in &verdicts {
+            println!(
+                "{}",
+                json!({"type": "recipe", "name": v.name, "works": v.works.is_ok(), "by": v.works.as_ref().ok(),
+                    "reason": v.works.as_ref().err(), "advice": v.advice})
             );
         }
         return Ok(ExitCode::SUCCESS);
@@ -56,26 +71,80 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
     println!("kernel {}, {}", release.trim(), std::env::consts::ARCH);
     let width = features.iter().map(|f| f.name.len()).max().unwrap_or(0);
     for f in &features {
-        match &f.works {
-            Ok(()) => println!("  yes  {:width$}", f.name),
-            Err(reason) => {
-                println!("  no   {:width$}  {reason}", f.name);
-                if !f.advice.is_empty() {
-                    println!("       {:width$}  -> {}", "", f.advice);
-                }
-            }
-        }
+        line(
+            &f.name,
+            width,
+            &f.works.clone().map(|()| String::new()),
+            &f.advice,
+        );
     }
     match check_privileges() {
         Ok(()) => println!("this user may probe every process"),
         Err(e) => println!("{e}"),
     }
-    for r in uprof_recipes::builtin() {
-        println!(
-            "recipe {}: {}",
-            r.name,
-            crate::recipe::load(r.name).map_or_else(|e| e.to_string(), |r| r.about)
-        );
+    println!("\nrecipes");
+    let width = verdicts.iter().map(|v| v.name.len()).max().unwrap_or(0);
+    for v in &verdicts {
+        line(v.name, width, &v.works, &v.advice);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn line(name: &str, width: usize, works: &Result<String, String>, advice: &str) {
+    let text = match works {
+        Ok(by) => format!("  yes  {name:width$}  {by}"),
+        Err(reason) => format!("  no   {name:width$}  {}", reason.replace('\n', " ")),
+    };
+    println!("{}", text.trim_end());
+    if works.is_err() && !advice.is_empty() {
+        println!("       {:width$}  -> {advice}", "");
+    }
+}
+
+/// Tries what a recipe needs of the kernel, and looks for the programs that it is about.
+fn verdict(builtin: &uprof_recipes::BuiltinRecipe) -> Verdict {
+    let done = |works, advice: String| Verdict {
+        name: builtin.name,
+        works,
+        advice,
+    };
+    let recipe = match crate::recipe::builtin(builtin) {
+        Ok(recipe) => recipe,
+        Err(e) => return done(Err(e.to_string()), String::new()),
+    };
+    let mut by: Vec<String> = Vec::new();
+    for probe in recipe.probes.iter().filter(|p| crate::plan::is_kernel(p)) {
+        match crate::plan::trial(probe) {
+            Ok(place) if !by.contains(&place) => by.push(place),
+            Ok(_) => {}
+            Err(_) if probe.optional => {}
+            Err(why) => {
+                let advice = "the lines above tell what this kernel has".to_owned();
+                return done(Err(format!("{}: {why}", probe.name)), advice);
+            }
+        }
+    }
+    if recipe.probes.iter().all(crate::plan::is_kernel) {
+        return done(Ok(format!("by {}", by.join(", "))), String::new());
+    }
+    let wanted = &recipe.target.program;
+    if wanted.is_empty() {
+        return done(Ok("in the process that you name".to_owned()), String::new());
+    }
+    let running: Vec<u32> = wanted
+        .iter()
+        .flat_map(|name| uprof_symbols::process::running_program(name))
+        .map(|p| p.pid)
+        .collect();
+    match running.as_slice() {
+        [] => done(
+            Err(format!("no {} runs here", wanted.join(" or "))),
+            format!(
+                "start it, or name it: uprof recipe {} --pid PID, or -- COMMAND",
+                builtin.name
+            ),
+        ),
+        [pid] => done(Ok(format!("in process {pid}")), String::new()),
+        more => done(Ok(format!("in {} processes", more.len())), String::new()),
+    }
 }

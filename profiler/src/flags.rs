@@ -103,6 +103,18 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
             capture: captures.clone(),
             ..At::function(place.function)
         };
+        let call = kind == ProbeKind::Call;
+        if call
+            && matches!(
+                at.provider(),
+                Provider::Tracepoint | Provider::RawTracepoint
+            )
+        {
+            bail!(
+                "{text}: a tracepoint has no return, and so no latency and no retval: use uprof count or trace, or \
+                 syscall:NAME for a system call"
+            );
+        }
         let mut probe = Probe::new(text.as_str(), kind, vec![at]);
         probe.where_ = where_.clone();
         probe.action = action.clone();
@@ -110,11 +122,12 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
         if recipe.probes.iter().any(|p| p.name == probe.name) {
             bail!("the probe {text} is given twice");
         }
-        recipe.probes.push(probe);
         targets.push(match place.target {
+            _ if crate::plan::is_kernel(&probe) => TargetSpec::Kernel,
             Some(word) => TargetSpec::Word(word),
             None => TargetSpec::Own,
         });
+        recipe.probes.push(probe);
     }
     Ok((recipe, targets))
 }
@@ -175,15 +188,14 @@ impl ProbeText {
                 "{text}: there is no probe for the return alone: write {rest} and use `retval` or `latency` \
                  in an expression, or `uprof latency`"
             ),
-            "kernel" | "kprobe" | "kretprobe" | "fentry" | "tracepoint" | "t"
-                if !rest.is_empty() =>
-            {
-                bail!(
-                    "{text}: this version probes functions, lines and USDT probes of programs and libraries only; \
-                     kernel functions and tracepoints are not there yet (`uprof symbols --args {text}` shows their fields)"
-                )
-            }
+            "kretprobe" | "kr" | "fexit" | "kretfunc" if !rest.is_empty() => bail!(
+                "{text}: there is no probe for the return alone: write kernel:{rest} and use `retval` or `latency` \
+                 in an expression, or `uprof latency`"
+            ),
             _ => {}
+        }
+        if let Some(place) = Self::kernel(kind, rest) {
+            return Ok(place);
         }
         let place = match single_colon(text) {
             // file.c:88 of the process's own program
@@ -204,6 +216,21 @@ impl ProbeText {
             bail!("{text}: write TARGET:FUNCTION, as in libc:malloc or ./a.out:main");
         }
         Ok(place)
+    }
+
+    /// A place in the kernel, in uprof's words or in bpftrace's.
+    fn kernel(kind: &str, rest: &str) -> Option<Self> {
+        let kind = match kind {
+            "kernel" | "kprobe" | "k" | "fentry" | "kfunc" => "kernel",
+            "tracepoint" | "t" => "tracepoint",
+            "rawtracepoint" | "rt" => "rawtracepoint",
+            "syscall" => "syscall",
+            _ => return None,
+        };
+        (!rest.is_empty()).then(|| Self {
+            target: None,
+            function: format!("{kind}:{rest}"),
+        })
     }
 
     /// What stands behind `usdt:`. A provider may be left out, as bpftrace has it.
@@ -326,11 +353,13 @@ mod tests {
             "usdt:*:gc__start",
         );
         ok("usdt:python:gc__*", "", "usdt:python:gc__*");
+        ok("kprobe:tcp_sendmsg", "", "kernel:tcp_sendmsg");
+        ok("t:sched:sched_switch", "", "tracepoint:sched:sched_switch");
+        ok("syscall:accept4", "", "syscall:accept4");
         for bad in [
             "libc:",
             ":malloc",
-            "kernel:tcp_sendmsg",
-            "tracepoint:sched:x",
+            "kretprobe:tcp_sendmsg",
             "usdt:x",
             "usdt:python::",
             "uretprobe:/b:f",

@@ -16,6 +16,7 @@ mod plan;
 mod recipe;
 mod report;
 mod run;
+mod stacks;
 mod symbols;
 mod target;
 mod watch;

@@ -4,6 +4,7 @@ mod collect;
 mod ends;
 mod open;
 mod setup;
+mod stats;
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -63,8 +64,7 @@ pub struct Job {
 impl Job {
     /// A recipe whose own target says where its probes are.
     pub fn of_recipe(recipe: Recipe, common: Common, command: Vec<OsString>) -> Self {
-        let target = crate::recipe::target_of(&recipe);
-        let targets = vec![target; recipe.probes.len()];
+        let targets = crate::recipe::targets_of(&recipe);
         Self {
             recipe,
             targets,
@@ -89,7 +89,7 @@ pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     crate::doctor::check_privileges()?;
     println!("{}", demo::NARRATIVE);
     let mut recipe = crate::recipe::load("malloc")?;
-    let mut targets = vec![crate::recipe::target_of(&recipe); recipe.probes.len()];
+    let mut targets = crate::recipe::targets_of(&recipe);
     for function in [demo::COMPUTE, demo::REQUEST, demo::SERVE] {
         let mut probe = recipes::Probe::new(
             function,
@@ -225,6 +225,9 @@ impl Run {
             eprintln!("uprof: {note}");
         }
         let collector = Collector::new(&run.plan);
+        if run.plan.shows_user_stacks() {
+            run.armed.iter().for_each(|pid| collector.meet(*pid));
+        }
         run.collect(collector, output.as_mut(), signals, held).await
     }
 
@@ -234,6 +237,19 @@ impl Run {
             let Some(variant) = self.plan.variant_of(a) else {
                 continue;
             };
+            if !a.kernel.is_empty() {
+                // Processes that start later are let through then; none of them has this number.
+                let first = a
+                    .pids
+                    .as_ref()
+                    .map(|pids| pids.first().copied().unwrap_or(u32::MAX));
+                self.engine.attach_kernel(variant, &a.kernel, first)?;
+                for &pid in a.pids.iter().flatten() {
+                    self.engine.allow_kernel(pid)?;
+                    self.armed.insert(pid);
+                }
+                continue;
+            }
             match &a.pids {
                 None => self.engine.attach(variant, &a.sites, None)?,
                 Some(pids) => {
@@ -310,7 +326,10 @@ impl Run {
     fn say_armed(&self, took: Duration, command: bool) {
         let sites = self.engine_sites();
         let mechanisms: HashSet<String> = (0..self.plan.variants.len())
-            .map(|v| self.engine.mechanism(v).to_string())
+            .map(|v| match self.plan.variants[v].mechanism() {
+                "" => self.engine.mechanism(v).to_string(),
+                in_kernel => in_kernel.to_owned(),
+            })
             .collect();
         let mut mechanisms: Vec<String> = mechanisms.into_iter().collect();
         mechanisms.sort();
@@ -408,9 +427,9 @@ impl Run {
                 }
                 ready = readable(ring.as_ref()), if ring.is_some() => {
                     ready?.clear_ready();
-                    c.drain(&mut self.engine, &self.plan, output)
+                    c.drain(&mut self.engine, &self.plan, self.selection.named().then_some(&self.armed), output)
                 }
-                _ = tick.tick(), if ring.is_some() => c.drain(&mut self.engine, &self.plan, output),
+                _ = tick.tick(), if ring.is_some() => c.drain(&mut self.engine, &self.plan, self.selection.named().then_some(&self.armed), output),
                 _ = depth.tick(), if replaces => {
                     self.follow_deeper();
                     Ok(())
@@ -445,7 +464,14 @@ impl Run {
         }
         self.tell_shared_stacks();
         let done = ended
-            .and_then(|()| c.drain(&mut self.engine, &self.plan, output))
+            .and_then(|()| {
+                c.drain(
+                    &mut self.engine,
+                    &self.plan,
+                    self.selection.named().then_some(&self.armed),
+                    output,
+                )
+            })
             .and_then(|()| {
                 let mut summary = c.summary(
                     &self.plan,
@@ -548,9 +574,10 @@ impl Run {
                 ..self.selection.clone()
             };
             let armed = self.plan.place(&selection).and_then(|found| {
-                if found.is_empty() {
+                if found.is_empty() && !self.plan.only_kernel() {
                     bail!("none of the functions is there");
                 }
+                self.engine.allow_kernel(start.pid)?;
                 self.arm(&found)
             });
             match armed {

@@ -18,6 +18,8 @@ pub struct Selection {
     pub pids: Vec<u32>,
     /// `--comm`: processes of this name that start later belong to it too.
     pub comm: Option<String>,
+    /// The process was started for this run.
+    pub command: bool,
     /// `--all`: a shared library may be probed in every process.
     pub all: bool,
     /// Where debug information is looked for.
@@ -48,6 +50,8 @@ pub enum TargetSpec {
     Program(Vec<String>),
     /// A library of one of these names, as the selected processes map it.
     Library(Vec<String>),
+    /// The kernel: there are no files.
+    Kernel,
     /// The object in which the selected processes bind this symbol.
     Binds(String),
 }
@@ -137,6 +141,7 @@ fn outdated(object: &Object, pid: u32) -> Option<String> {
 /// Finds the files that SPEC means for the SELECTION. Never empty, unless the processes are yet to start.
 pub fn resolve(spec: &TargetSpec, selection: &Selection) -> Result<Vec<TargetFile>> {
     let found = match spec {
+        TargetSpec::Kernel => Vec::new(),
         TargetSpec::Own => own(selection)?,
         TargetSpec::Word(word) => by_word(word, selection)?,
         TargetSpec::Program(names) => by_program(names, selection)?,

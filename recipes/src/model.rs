@@ -457,6 +457,52 @@ pub enum StatKind {
 pub enum Join {
     /// Prepared statements: id -> text.
     Statements(Statements),
+    /// Sockets from their first state to their last.
+    Sockets(Sockets),
+}
+
+/// `[join.sockets]`: TCP sockets, followed by their address from their first transition to their last. A socket
+/// belongs to the thread that connected or accepted it, whoever runs when its state changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sockets {
+    /// The probe whose events are transitions from one state to another; they run on anybody's thread.
+    pub state: String,
+    /// Its capture that is the socket's address, and that of all `owners`.
+    pub socket: String,
+    /// Its capture that is the former state (`TCP_CLOSE` is 7, include/net/tcp_states.h).
+    pub from: String,
+    /// Its capture that is the new state.
+    pub to: String,
+    /// Probes whose events run on the thread that a socket belongs to. Their events are not shown.
+    pub owners: Vec<String>,
+    /// Which transitions are shown.
+    pub show: SocketEvents,
+}
+
+/// Which transitions of sockets are shown, each as an event of its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketEvents {
+    /// All: with `held`, the time spent in the former state.
+    States,
+    /// The last one: with `age`, the time since it was connected or accepted.
+    Lives,
+    /// Those that end an attempt to connect: with `took`, the time since it began.
+    Connects,
+}
+
+impl SocketEvents {
+    /// Each with its word, and what it adds to the captures, in nanoseconds.
+    pub const ALL: [(&'static str, SocketEvents, &'static str); 3] = [
+        ("states", SocketEvents::States, "held"),
+        ("lives", SocketEvents::Lives, "age"),
+        ("connects", SocketEvents::Connects, "took"),
+    ];
+
+    /// The name of the time that it adds. All add `role` too: `client`, `server`, `listener`, empty where unknown.
+    pub fn time(self) -> &'static str {
+        let found = SocketEvents::ALL.iter().find(|(_, show, _)| *show == self);
+        found.map_or("", |(.., time)| time)
+    }
 }
 
 /// `[join.statements]`: an execution by statement id gets the text that the statement was prepared with.

@@ -5,6 +5,7 @@
 //! three together, as the recipe's `[join.statements]` asks for them; [`sums`] adds up where there is no join.
 
 pub mod digest;
+pub mod sockets;
 pub mod statements;
 pub mod sums;
 pub mod top;

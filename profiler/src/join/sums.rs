@@ -144,6 +144,7 @@ mod tests {
             pid: 1,
             tid: 1,
             comm: "server".into(),
+            nobody: false,
             latency_ns: Some(latency),
             fields: vec![(
                 "route".into(),

@@ -5,19 +5,16 @@ use uprof_recipes::debug as r;
 use uprof_recipes::{self as recipes, DebugInfo, Expr, Kind, Type};
 use uprof_symbols::image::Function;
 use uprof_symbols::site::Site;
-use uprof_symbols::types::{
-    Address, Arithmetic, Place, Scope, Shape, TextLength, TypeId, TypeModel, Types, Variable,
-};
+use uprof_symbols::types::{Address, Arithmetic, Place, Scope, Variable};
 use uprof_symbols::usdt::{Operand, Usdt, UsdtArg};
 use uprof_symbols::{Image, Pattern};
 
+use super::models::{Models, PlainType, of_program};
 use crate::recipe::rendered;
 use crate::target::TargetFile;
 
 /// The number of the instruction pointer among DWARF's registers (System V ABI for x86-64, figure 3.36).
 const INSTRUCTION_POINTER: u8 = 16;
-/// The type of a variable that only the symbol table knows. No debug information is that large.
-const UNTYPED: r::TypeRef = r::TypeRef(u64::MAX);
 
 /// Whether the expressions of a probe's place AT can be understood only where it sits.
 pub fn needed(probe: &recipes::Probe, at: usize) -> bool {
@@ -30,6 +27,7 @@ pub fn needed(probe: &recipes::Probe, at: usize) -> bool {
         })
     };
     probe.needs_debug_info()
+        || probe.at[at].provider() != recipes::Provider::Program
         || probe.at[at]
             .functions
             .iter()
@@ -54,7 +52,7 @@ pub fn bind(
 struct Known<'a> {
     image: &'a Image,
     file: String,
-    types: Option<Types<'a>>,
+    models: Models<'a>,
     variables: Vec<Variable>,
     /// What the function returns, where the site is its entry.
     returned: Option<Variable>,
@@ -105,7 +103,7 @@ impl<'a> Known<'a> {
         let mut known = Self {
             image,
             file: file.display.display().to_string(),
-            types: None,
+            models: Models::default(),
             variables: Vec::new(),
             returned: None,
             missing: String::new(),
@@ -125,7 +123,7 @@ impl<'a> Known<'a> {
                         _ => None,
                     };
                 }
-                known.types = Some(types);
+                known.models.program = Some(types);
             }
             Ok(None) => known.missing = known.no_debug_information(),
             Err(why) => known.missing = why.to_string(),
@@ -151,7 +149,7 @@ impl<'a> Known<'a> {
         let at = self.address(&Address::PcRelative(address)).ok()?;
         Some(r::Variable {
             place: r::Place::Memory(at),
-            ty: UNTYPED,
+            ty: self.models.make(PlainType::untyped()),
         })
     }
 
@@ -287,13 +285,13 @@ impl DebugInfo for Known<'_> {
     fn variable(&self, name: &str) -> Result<Option<r::Variable>, String> {
         // An inner scope's variable hides an outer one's: the innermost comes last.
         let local = self.variables.iter().rev().find(|v| v.name == name);
-        let global = || self.types.as_ref()?.global(name).ok().flatten();
+        let global = || self.models.program.as_ref()?.global(name).ok().flatten();
         let Some(variable) = local.cloned().or_else(global) else {
             return Ok(self.untyped(name));
         };
         Ok(Some(r::Variable {
             place: self.place(&variable.place)?,
-            ty: type_ref(variable.ty),
+            ty: of_program(variable.ty),
         }))
     }
 
@@ -305,7 +303,7 @@ impl DebugInfo for Known<'_> {
         let variable = self.returned.as_ref()?;
         Some(r::Variable {
             place: returned(&variable.place)?,
-            ty: type_ref(variable.ty),
+            ty: of_program(variable.ty),
         })
     }
 
@@ -329,110 +327,34 @@ impl DebugInfo for Known<'_> {
     }
 
     fn named(&self, name: &str) -> Option<r::TypeRef> {
-        self.types
-            .as_ref()?
-            .named(name)
-            .ok()
-            .flatten()
-            .map(type_ref)
+        self.models.named(name)
+    }
+
+    fn kernel_type(&self, name: &str) -> Result<Option<r::TypeRef>, String> {
+        self.models.kernel_type(name)
+    }
+
+    fn network_order(&self, ty: r::TypeRef) -> bool {
+        self.models.network_order(ty)
     }
 
     fn shape(&self, ty: r::TypeRef) -> r::TypeShape {
-        if ty == UNTYPED {
-            return r::TypeShape::Unsupported(
-                "a variable whose type only debug information would tell: take its address, as in *(u64*)&NAME"
-                    .to_owned(),
-            );
-        }
-        match &self.types {
-            Some(types) => shape(types.shape(type_id(ty))),
-            None => r::TypeShape::Unsupported("a type of no source".to_owned()),
-        }
+        self.models.shape(ty)
     }
 
     fn size(&self, ty: r::TypeRef) -> Option<u64> {
-        if ty == UNTYPED {
-            return None;
-        }
-        self.types.as_ref()?.size(type_id(ty))
+        self.models.size(ty)
     }
 
     fn member(&self, ty: r::TypeRef, name: &str) -> Result<r::Member, Vec<String>> {
-        let Some(types) = self.types.as_ref().filter(|_| ty != UNTYPED) else {
-            return Err(Vec::new());
-        };
-        let ty = type_id(ty);
-        match types.member(ty, name) {
-            Some(member) => Ok(r::Member {
-                offset: member.offset,
-                ty: type_ref(member.ty),
-                bits: member.bits.map(|b| r::BitField {
-                    unit: b.unit,
-                    shift: b.shift,
-                    bits: b.bits,
-                }),
-            }),
-            None => Err(types.members(ty).into_iter().map(|m| m.name).collect()),
-        }
+        self.models.member(ty, name)
     }
 
     fn name(&self, ty: r::TypeRef) -> String {
-        if ty == UNTYPED {
-            return "unknown type".to_owned();
-        }
-        self.types
-            .as_ref()
-            .map_or_else(String::new, |types| types.type_name(type_id(ty)))
+        self.models.name(ty)
     }
 
     fn remark(&self) -> String {
         self.missing.clone()
-    }
-}
-
-fn type_ref(ty: TypeId) -> r::TypeRef {
-    r::TypeRef(ty.to_raw())
-}
-
-fn type_id(ty: r::TypeRef) -> TypeId {
-    TypeId::from_raw(ty.0)
-}
-
-fn shape(shape: Shape) -> r::TypeShape {
-    use r::TypeShape as T;
-    match shape {
-        Shape::Void => T::Void,
-        Shape::Int { bytes, signed } => T::Int { bytes, signed },
-        Shape::Bool { bytes } => T::Bool { bytes },
-        Shape::Char { bytes, signed } => T::Char { bytes, signed },
-        Shape::Float { bytes } => T::Float { bytes },
-        Shape::Enum {
-            bytes,
-            signed,
-            values,
-        } => T::Enum {
-            bytes,
-            signed,
-            values,
-        },
-        Shape::Pointer { to, reference, .. } => T::Pointer {
-            to: to.map(type_ref),
-            reference,
-        },
-        Shape::Array { of, count } => T::Array {
-            of: type_ref(of),
-            count,
-        },
-        Shape::Record { .. } => T::Record,
-        Shape::Text(text) => T::Text(r::TextShape {
-            pointer: text.pointer,
-            length: match text.length {
-                TextLength::At { offset, bytes } => r::TextLength::At { offset, bytes },
-                TextLength::Before { distance, bytes } => r::TextLength::Before { distance, bytes },
-            },
-            binary: text.binary,
-        }),
-        Shape::Function => T::Function,
-        Shape::Unsupported(what) => T::Unsupported(what),
     }
 }

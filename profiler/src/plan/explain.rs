@@ -38,7 +38,9 @@ impl Plan {
             MechanismChoice::Multi => "uprobe_multi",
             MechanismChoice::Perf => "one perf event for each site",
         };
-        let _ = writeln!(text, "\nmechanism: {how}");
+        if self.variants.iter().any(|v| !v.in_kernel()) {
+            let _ = writeln!(text, "\nmechanism: {how}");
+        }
         for note in self.recipe.notes.iter().chain(&self.notes) {
             let _ = writeln!(text, "note: {note}");
         }
@@ -70,6 +72,10 @@ impl Plan {
                 .map(|(n, e)| format!("{n} = {e}"))
                 .collect::<Vec<_>>()
                 .join(", ")
+        };
+        let _ = match &probe.action {
+            _ if probe.sample > 1 => writeln!(text, "  sample   1 hit in {}", probe.sample),
+            _ => Ok(()),
         };
         let _ = match &probe.action {
             Action::Event => writeln!(text, "  then     send an event"),
@@ -109,6 +115,12 @@ impl Plan {
                 )
             }
         };
+        if v.in_kernel() {
+            for name in &v.functions {
+                let _ = writeln!(text, "  at       {name}  by {}", v.mechanism());
+            }
+            return;
+        }
         if !v.sites.is_empty() && matches!(v.spec.kind, ProbeKind::Call { .. }) {
             let _ = writeln!(text, "  returns  {}", explained(v));
         }

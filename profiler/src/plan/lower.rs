@@ -6,9 +6,11 @@
 //! ([`Expr::with_captures`]).
 
 use uprof_ebpf::expr::{self as b, Expr as B};
-use uprof_ebpf::{Capture, KeyPart};
+use uprof_ebpf::{Capture, KeyPart, MAX_STACK_FRAMES};
 use uprof_recipes::{BinOp, Builtin, Expr, Kind, Type, UnOp};
 
+/// The most bytes of an address of the network.
+const ADDRESS: u32 = 16;
 /// The most bytes of a text that is part of a key.
 const KEY_TEXT: u32 = 64;
 
@@ -126,8 +128,78 @@ impl Lowering {
         }
     }
 
+    /// An address of the network: its bytes, 4 or 16 of them, and the port.
+    pub fn address(&mut self, e: &Expr) -> Option<(Capture, Option<Capture>)> {
+        let Kind::Address { port, .. } = &e.kind else {
+            return None;
+        };
+        let early = self.call && !e.needs_return();
+        let bytes = match early {
+            true => {
+                let bytes = self.address_bytes(e, &mut |l, e| l.entry(e))?;
+                Capture::Saved(self.index_of(bytes))
+            }
+            false => self.address_bytes(e, &mut |l, e| l.scalar(e))?,
+        };
+        let port = port.as_ref().map(|port| Capture::Int(self.scalar(port)));
+        Some((bytes, port))
+    }
+
+    fn address_bytes(
+        &mut self,
+        e: &Expr,
+        lower: &mut dyn FnMut(&mut Self, &Expr) -> B,
+    ) -> Option<Capture> {
+        let (addr, len) = self.address_place(e, lower)?;
+        Some(Capture::Buf {
+            addr,
+            len,
+            limit: ADDRESS,
+        })
+    }
+
+    /// Where the bytes of an address stand, and how many there are: none for a family that has neither form.
+    fn address_place(
+        &mut self,
+        e: &Expr,
+        lower: &mut dyn FnMut(&mut Self, &Expr) -> B,
+    ) -> Option<(B, B)> {
+        let Kind::Address { family, v4, v6, .. } = &e.kind else {
+            return None;
+        };
+        let v4 = v4.as_ref().map(|a| (lower(self, a), B::Const(4)));
+        let v6 = v6
+            .as_ref()
+            .map(|a| (lower(self, a), B::Const(ADDRESS.into())));
+        let Some(family) = family else {
+            return v6.or(v4);
+        };
+        let family = lower(self, family);
+        let is = |number: u16| B::Binary {
+            op: b::BinOp::Eq,
+            signed: false,
+            a: Box::new(family.clone()),
+            b: Box::new(B::Const(number.into())),
+        };
+        let either = |test: B, yes: B, no: B| B::Cond(Box::new(test), Box::new(yes), Box::new(no));
+        let none = || (B::Const(0), B::Const(0));
+        let (at6, len6) = v6.unwrap_or_else(none);
+        let (at4, len4) = v4.unwrap_or_else(none);
+        let len6 = either(is(libc::AF_INET6 as u16), len6, B::Const(0));
+        Some((
+            either(is(libc::AF_INET as u16), at4, at6),
+            either(is(libc::AF_INET as u16), len4, len6),
+        ))
+    }
+
     /// A capture of an event.
     pub fn capture(&mut self, e: &Expr) -> Capture {
+        if let Kind::Stack { user } = e.kind {
+            return Capture::Stack {
+                user,
+                frames: MAX_STACK_FRAMES,
+            };
+        }
         let late = e.needs_return();
         let limit = self.text_limit;
         if self.call && !late && !e.ty.is_scalar() && e.kind != Kind::Builtin(Builtin::Comm) {
@@ -175,8 +247,30 @@ impl Lowering {
         }
     }
 
-    /// A part of a key; `None` for bytes.
-    pub fn key(&mut self, e: &Expr) -> Option<KeyPart> {
+    /// The parts of a key that an expression is; `None` for bytes.
+    pub fn key(&mut self, e: &Expr) -> Option<Vec<KeyPart>> {
+        match &e.kind {
+            Kind::Address { port, .. } => {
+                let (addr, len) = self.address_place(e, &mut |l, e| l.scalar(e))?;
+                let port = port.as_ref().map(|port| KeyPart::Int(self.scalar(port)));
+                let bytes = KeyPart::Buf {
+                    addr,
+                    len,
+                    limit: ADDRESS,
+                };
+                Some(std::iter::once(bytes).chain(port).collect())
+            }
+            // Addresses mean something in their process alone.
+            Kind::Stack { user: true } => Some(vec![
+                KeyPart::Int(B::Builtin(b::Builtin::Pid)),
+                KeyPart::Stack { user: true },
+            ]),
+            Kind::Stack { user: false } => Some(vec![KeyPart::Stack { user: false }]),
+            _ => self.plain_key(e).map(|part| vec![part]),
+        }
+    }
+
+    fn plain_key(&mut self, e: &Expr) -> Option<KeyPart> {
         match &e.kind {
             Kind::Builtin(Builtin::Comm) => Some(KeyPart::Comm),
             Kind::After(inner) if !inner.ty.is_scalar() => {

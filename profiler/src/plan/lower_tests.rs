@@ -128,7 +128,7 @@ fn what_a_call_knows_of_others_is_known_at_its_return() {
     assert!(early.is_some());
     assert_eq!(eval(&late.expect("two parts"), &run_saved(&low)), Ok(1));
     assert_eq!(
-        low.key(&parsed("parent", true)),
+        low.plain_key(&parsed("parent", true)),
         Some(KeyPart::Int(B::Parent))
     );
     assert_eq!(
@@ -168,7 +168,7 @@ fn what_can_be_decided_at_entry_is() {
 
 #[test]
 fn texts_are_keys_by_their_nul_their_array_or_their_length() {
-    let key = |text: &str| Lowering::default().key(&parsed(text, false));
+    let key = |text: &str| Lowering::default().plain_key(&parsed(text, false));
     assert!(matches!(
         key("str(arg0)"),
         Some(KeyPart::Str {

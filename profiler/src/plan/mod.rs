@@ -5,14 +5,18 @@
 //! - `debug`: names in expressions that only debug information knows, bound at a site
 //! - `indirect`: IFUNCs, followed to what a process bound
 //! - `returns`: how the returns of a function's calls are seen without harm
+//! - `kernel`: places in the kernel, and what is known there
+//! - `models`: types, from whoever knows them
 //! - `missing`: what to say when nothing is found
 //! - `explain`: the plan for people
 
 mod debug;
 mod explain;
 mod indirect;
+mod kernel;
 mod lower;
 mod missing;
+mod models;
 mod place;
 mod returns;
 
@@ -21,7 +25,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use uprof_ebpf::expr as b;
-use uprof_ebpf::{Action, Expr as B, FrameName, KeyPart, ProbeKind, ProbeSpec, Returns};
+use uprof_ebpf::{
+    Action, Expr as B, FrameName, KernelSite, KeyPart, ProbeKind, ProbeSpec, Returns,
+};
 use uprof_recipes as recipes;
 use uprof_recipes::{Builtin, Expr, Kind, Recipe, Type};
 use uprof_symbols::site::{Exit, Site};
@@ -30,6 +36,7 @@ use uprof_symbols::{FileId, Image, Pattern};
 use crate::target::TargetSpec;
 use lower::Lowering;
 
+pub use kernel::{is_kernel, trial};
 pub use place::Attachment;
 pub use returns::Pairing;
 
@@ -68,6 +75,20 @@ pub enum FieldSource {
     Comm,
     /// The probed function's name.
     Function,
+    /// An address of the network: the record's captures with its bytes and its port.
+    Address {
+        /// 4 or 16 bytes.
+        bytes: usize,
+        /// In the host's byte order.
+        port: Option<usize>,
+    },
+    /// A stack: the record's capture of this index.
+    Stack {
+        /// Its index.
+        index: usize,
+        /// The program's.
+        user: bool,
+    },
 }
 
 /// One part of a key.
@@ -79,6 +100,25 @@ pub struct KeyField {
     pub ty: Type,
     /// Known beforehand: it is no part of the kernel's key.
     pub constant: Option<u64>,
+    /// What it is in the kernel's key.
+    pub parts: KeyParts,
+}
+
+/// The parts of the kernel's key that make one of the report's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyParts {
+    /// One of them.
+    One,
+    /// The bytes of an address of the network, then its port if it has one.
+    Address {
+        /// Whether it has.
+        port: bool,
+    },
+    /// A stack; of a program its process first.
+    Stack {
+        /// The program's.
+        user: bool,
+    },
 }
 
 /// One place of one probe (`[[call.at]]`): a program of its own, since captures differ. A place whose expressions
@@ -104,8 +144,10 @@ pub struct Variant {
     /// Names of the probed functions as they stand in the file; a record's site is an index into them.
     /// People are shown them by [`shown_name`].
     pub functions: Vec<String>,
-    /// The sites.
+    /// The sites in programs.
     pub sites: Vec<PlannedSite>,
+    /// Those in the kernel, which has no others.
+    pub kernel: Vec<KernelSite>,
     /// Of a call: how its end is seen, and what tells it from others.
     pub pairing: Pairing,
 }
@@ -223,7 +265,16 @@ impl Plan {
 
     /// Drops the places that no binary matched: their programs would never run.
     pub fn prune(&mut self) {
-        self.variants.retain(|v| !v.sites.is_empty());
+        self.variants
+            .retain(|v| !v.sites.is_empty() || !v.kernel.is_empty());
+    }
+
+    /// Whether stacks of programs are shown.
+    pub fn shows_user_stacks(&self) -> bool {
+        let field = |f: &Field| matches!(f.from, FieldSource::Stack { user: true, .. });
+        let key = |k: &KeyField| k.parts == KeyParts::Stack { user: true };
+        let mut variants = self.variants.iter();
+        variants.any(|v| v.fields.iter().any(field) || v.key.iter().any(key))
     }
 
     /// From here on there can be no further variants.
@@ -243,6 +294,9 @@ impl Plan {
     pub fn reserve(&mut self) -> Result<()> {
         for index in 0..self.variants.len() {
             let v = &self.variants[index];
+            if v.in_kernel() {
+                continue;
+            }
             let (place, call) = ((v.probe, v.at), is_call(&v.spec));
             let frame = match (&self.recipe.frame, self.frame_of(v.probe)) {
                 (Some(_), None) => FrameName::Running,
@@ -266,7 +320,7 @@ impl Plan {
                 }
             }
         }
-        for v in &mut self.variants {
+        for v in self.variants.iter_mut().filter(|v| !v.in_kernel()) {
             v.spec.sites = (2 * v.functions.len() as u32).max(64);
         }
         Ok(())
@@ -377,6 +431,7 @@ fn variant(
         args,
         functions: Vec::new(),
         sites: Vec::new(),
+        kernel: Vec::new(),
         pairing,
     })
 }
@@ -407,9 +462,22 @@ fn captures(
         let e = &e.with_captures(&captures[..at]);
         let from = if e.kind == Kind::Builtin(Builtin::Comm) {
             FieldSource::Comm
+        } else if let Some((bytes, port)) = low.address(e) {
+            let at = lowered.len();
+            let port_at = port.as_ref().map(|_| at + 1);
+            lowered.push(bytes);
+            lowered.extend(port);
+            FieldSource::Address {
+                bytes: at,
+                port: port_at,
+            }
         } else {
             lowered.push(low.capture(e));
-            FieldSource::Capture(lowered.len() - 1)
+            let index = lowered.len() - 1;
+            match e.kind {
+                Kind::Stack { user } => FieldSource::Stack { index, user },
+                _ => FieldSource::Capture(index),
+            }
         };
         fields.push(Field {
             name: name.as_str().into(),
@@ -434,15 +502,22 @@ fn keys(
             .filter(|_| e.kind == Kind::Builtin(Builtin::Pid))
             .map(u64::from);
         if constant.is_none() {
-            let Some(part) = low.key(&e.with_captures(&at.capture)) else {
+            let Some(own) = low.key(&e.with_captures(&at.capture)) else {
                 bail!("--by {e}: a key is a number or a text");
             };
-            parts.push(part);
+            parts.extend(own);
         }
         key.push(KeyField {
             name: name.clone(),
             ty: e.ty.clone(),
             constant,
+            parts: match &e.with_captures(&at.capture).kind {
+                Kind::Address { port, .. } => KeyParts::Address {
+                    port: port.is_some(),
+                },
+                Kind::Stack { user } => KeyParts::Stack { user: *user },
+                _ => KeyParts::One,
+            },
         });
     }
     Ok(parts)

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use uprof_ebpf::AttachSite;
+use uprof_ebpf::{AttachSite, KernelSite};
 use uprof_recipes as recipes;
 use uprof_symbols::image::{Function, Sites};
 use uprof_symbols::site::{ArgSet, Purpose, Site};
@@ -20,9 +20,11 @@ use crate::target::{self, Selection, TargetFile, is_library};
 pub struct Attachment {
     /// The [`Variant::id`].
     pub variant: u32,
-    /// The sites.
+    /// The sites in programs.
     pub sites: Vec<AttachSite>,
-    /// `None`: every process that runs the file.
+    /// Those in the kernel.
+    pub kernel: Vec<KernelSite>,
+    /// `None`: every process (that runs the file).
     pub pids: Option<Vec<u32>>,
 }
 
@@ -59,6 +61,10 @@ impl Plan {
         let mut resolved: Vec<(target::TargetSpec, Vec<TargetFile>)> = Vec::new();
         for index in 0..self.recipe.probes.len() {
             let spec = self.targets[index].clone();
+            if spec == target::TargetSpec::Kernel {
+                self.place_kernel(index, selection, &mut attachments)?;
+                continue;
+            }
             let known = resolved.iter().position(|(s, _)| *s == spec);
             let at = match known {
                 Some(at) => at,
@@ -298,7 +304,7 @@ impl Plan {
     }
 
     /// The variant of a probe whose expressions came to BOUND, and whose calls are paired so; made when it is the first.
-    fn variant_for(
+    pub(super) fn variant_for(
         &mut self,
         (index, at): (usize, usize),
         bound: Option<recipes::Probe>,
@@ -368,6 +374,7 @@ impl Plan {
         Attachment {
             variant: variant.id,
             sites,
+            kernel: Vec::new(),
             pids: found.pids,
         }
     }

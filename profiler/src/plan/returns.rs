@@ -241,10 +241,10 @@ impl Plan {
 
 /// Calls whose returns shall not be looked for begin and are done: entries.
 pub(super) fn without_returns(recipe: &mut recipes::Recipe, limits: &Limits) -> anyhow::Result<()> {
-    let joined = recipe
-        .join
-        .as_ref()
-        .map(|recipes::Join::Statements(s)| s.call.clone());
+    let joined = recipe.join.as_ref().and_then(|join| match join {
+        recipes::Join::Statements(s) => Some(s.call.clone()),
+        recipes::Join::Sockets(_) => None,
+    });
     for probe in &mut recipe.probes {
         if probe.kind != recipes::ProbeKind::Call
             || limits.returns_of(probe) != recipes::Returns::None

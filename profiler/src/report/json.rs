@@ -33,12 +33,14 @@ impl Output for Json {
         string(out, event.probe.as_bytes());
         out.extend_from_slice(b",\"time_ns\":");
         number(out, event.time_ns);
-        out.extend_from_slice(b",\"pid\":");
-        number(out, event.pid);
-        out.extend_from_slice(b",\"tid\":");
-        number(out, event.tid);
-        out.extend_from_slice(b",\"comm\":");
-        string(out, event.comm.as_bytes());
+        if event.nobody {
+            out.extend_from_slice(b",\"pid\":null,\"tid\":null,\"comm\":null");
+        } else {
+            member(out, "pid", u64::from(event.pid));
+            member(out, "tid", u64::from(event.tid));
+            out.extend_from_slice(b",\"comm\":");
+            string(out, event.comm.as_bytes());
+        }
         if let Some(latency) = event.latency_ns {
             out.extend_from_slice(b",\"latency_ns\":");
             number(out, latency);

@@ -147,6 +147,13 @@ impl TermInfo {
     }
 }
 
+/// A value as a table shows it.
+pub fn text(value: &model::Value) -> String {
+    let mut text = String::new();
+    values::show(&mut text, value);
+    text
+}
+
 /// Starts a report of `format` on `writer`, which `terminal` describes. The report does its own
 /// buffering: give it a plain file.
 pub fn open(format: Format, writer: Box<dyn Write>, terminal: TermInfo) -> Box<dyn Output> {
@@ -260,6 +267,7 @@ mod tests {
             pid: 812,
             tid: 900,
             comm: "mariadbd".into(),
+            nobody: false,
             latency_ns: Some(12_345),
             fields: vec![
                 ("command".into(), Value::Name("Query".into())),

@@ -50,6 +50,8 @@ pub struct Event {
     pub tid: u32,
     /// The thread's name, as [`super::escape::comm`] makes it.
     pub comm: String,
+    /// Nobody knows on whose behalf it happened: process, thread and name mean nothing, and are not shown.
+    pub nobody: bool,
     /// How long the call took, in nanoseconds; calls only.
     pub latency_ns: Option<u64>,
     /// The captures, in the recipe's order.

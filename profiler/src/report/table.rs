@@ -108,6 +108,9 @@ impl Table {
             cell.right = false;
             let text = &mut cell.text;
             match &placed.column.value {
+                ColumnValue::Pid | ColumnValue::Tid | ColumnValue::Comm if event.nobody => {
+                    text.push('-');
+                }
                 ColumnValue::Time => self.clock.write(text, event.time_ns),
                 ColumnValue::Pid => text.push_str(itoa::Buffer::new().format(event.pid)),
                 ColumnValue::Tid => text.push_str(itoa::Buffer::new().format(event.tid)),

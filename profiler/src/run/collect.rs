@@ -1,17 +1,23 @@
 //! Records to events, maps to a summary.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use uprof_ebpf::{Engine, HistData, Record};
-use uprof_recipes::{self as recipes, Action, Expr, Kind};
+use uprof_ebpf::{Engine, HistData, LinearData, Record, StatsData};
+use uprof_recipes::{self as recipes, Action, Expr, Kind, Scale};
 
+use super::stats;
 use crate::decode::{self, Decoder, Key};
 use crate::join;
+use crate::join::sockets::{Owner, Transition};
 use crate::plan::{FieldSource, Plan, Variant, shown_name};
 use crate::report::Output;
-use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
+use crate::report::model::{
+    Column, ColumnValue, Count, Event, Histogram, ProbeCount, Summary, Value,
+};
+use crate::stacks::Stacks;
 
 /// What is known only when the probes are gone, by variant.
 #[derive(Default)]
@@ -35,7 +41,9 @@ pub struct Collector {
     /// Per variant: records that served a join only, and are not shown.
     hidden: Vec<u64>,
     statements: Option<Statements>,
+    sockets: Option<Sockets>,
     sums: Option<join::sums::Sums>,
+    stacks: RefCell<Stacks>,
 }
 
 impl Collector {
@@ -49,25 +57,36 @@ impl Collector {
                 .collect(),
             unix_offset: uprof_ebpf::unix_offset_ns(),
             hidden: vec![0; plan.variants.len()],
-            statements: plan
-                .recipe
-                .join
-                .as_ref()
-                .map(|recipes::Join::Statements(s)| Statements::new(s, plan)),
+            statements: plan.recipe.join.as_ref().and_then(|join| match join {
+                recipes::Join::Statements(s) => Some(Statements::new(s, plan)),
+                recipes::Join::Sockets(_) => None,
+            }),
+            sockets: match &plan.recipe.join {
+                Some(recipes::Join::Sockets(s)) => Some(Sockets::new(s, plan)),
+                _ => None,
+            },
             sums: sums(plan),
+            stacks: RefCell::default(),
         }
     }
 
-    /// Takes what the ring buffer holds, and writes it.
+    /// Has a look at a process whose stacks may be shown when it is gone.
+    pub fn meet(&self, pid: u32) {
+        self.stacks.borrow_mut().meet(pid);
+    }
+
+    /// Takes what the ring buffer holds, and writes it; of sockets those of the processes in `only`.
     pub fn drain(
         &mut self,
         engine: &mut Engine,
         plan: &Plan,
+        only: Option<&HashSet<u32>>,
         output: &mut dyn Output,
     ) -> io::Result<()> {
         let mut result = Ok(());
         let (decoders, hidden, offset) = (&self.decoders, &mut self.hidden, self.unix_offset);
         let (statements, sums) = (&mut self.statements, &mut self.sums);
+        let (sockets, stacks) = (&mut self.sockets, &self.stacks);
         let drained = engine.drain(|record| {
             if result.is_err() {
                 return;
@@ -82,9 +101,18 @@ impl Collector {
                 hidden[index] += u64::from(!record.kept);
                 return;
             }
-            let mut event = decoder.event(&record, &plan.variants, offset);
+            let mut event = decoder.event(&record, &plan.variants, offset, stacks);
             if let Some((field, text)) = joined {
                 event.fields[field].1 = text;
+            }
+            if let Some(sockets) = sockets {
+                match sockets.take(index, &record, event, only) {
+                    Some(theirs) => event = theirs,
+                    None => {
+                        hidden[index] += 1;
+                        return;
+                    }
+                }
             }
             if let Some(sums) = sums {
                 sums.call(&event);
@@ -116,6 +144,12 @@ impl Collector {
             ..Summary::default()
         };
         let mut histograms = Histograms::default();
+        let mut sums = stats::Stats::default();
+        let names = decode::Names {
+            plan,
+            stack: &|id| engine.stack(id),
+            stacks: &self.stacks,
+        };
         for (index, variant) in plan.variants.iter().enumerate() {
             let probe = plan.probe(variant);
             self.add_counters(&mut summary, engine, (index, variant), &probe.name, known);
@@ -126,34 +160,66 @@ impl Collector {
                         &mut summary,
                         &probe.name,
                         site_counts(engine, index, variant, plan.is_in_many(variant)),
+                        probe.sample,
                     );
                 }
                 // All of the key was known beforehand: the kernel counted without one.
                 Action::Count { .. } if variant.key.iter().all(|k| k.constant.is_some()) => {
                     let count = engine.site_hits(index).iter().sum();
-                    let key = decode::key(Vec::new(), &variant.key, &plan.recipe, &plan.variants);
-                    add_counts(&mut summary, &probe.name, vec![(key, count)]);
+                    let key = decode::key(Vec::new(), &variant.key, &names);
+                    add_counts(&mut summary, &probe.name, vec![(key, count)], probe.sample);
                 }
                 Action::Count { .. } => {
                     let counts = engine.counts(index).map_err(io::Error::other)?;
-                    let named = decode::keyed(counts, variant, plan, |there, n| *there += n);
-                    add_counts(&mut summary, &probe.name, named);
+                    let named = decode::keyed(counts, variant, &names, |there, n| *there += n);
+                    add_counts(&mut summary, &probe.name, named, probe.sample);
                 }
-                Action::Stats { .. } => {}
+                Action::Stats { values, .. } => {
+                    let all = engine.stats(index).map_err(io::Error::other)?;
+                    let merge = |there: &mut StatsData, data: StatsData| stats::merge(there, &data);
+                    sums.add(probe, values, decode::keyed(all, variant, &names, merge));
+                }
+                Action::Histogram {
+                    value,
+                    unit,
+                    scale: Scale::Linear { from, step, .. },
+                    ..
+                } => {
+                    let name = histogram_name(&probe.name, value);
+                    let all = engine.linear(index).map_err(io::Error::other)?;
+                    let merge = |there: &mut LinearData, data: LinearData| {
+                        stats::merge_linear(there, &data)
+                    };
+                    let keyed = decode::keyed(all, variant, &names, merge).into_iter();
+                    summary.linear.extend(keyed.filter_map(|one| {
+                        stats::linear((&name, unit), (*from, *step), one, probe.sample)
+                    }));
+                }
                 Action::Histogram { value, unit, .. } => {
                     let name = histogram_name(&probe.name, value);
                     let all = engine.histograms(index).map_err(io::Error::other)?;
-                    let keyed = decode::keyed(all, variant, plan, |there, data| there.merge(&data));
-                    histograms.add((&name, unit), keyed.into_iter(), known.cost(index));
+                    let keyed =
+                        decode::keyed(all, variant, &names, |there, data| there.merge(&data));
+                    let scaled = keyed
+                        .into_iter()
+                        .map(|(key, data)| (key, stats::scaled(data, probe.sample)));
+                    histograms.add((&name, unit), scaled, known.cost(index));
                 }
             }
+            if let Some(top) = probe.top {
+                summary.top.push((probe.name.clone(), top as usize));
+            }
         }
+        summary.stats = sums.done();
         summary.histograms = histograms.done();
         if let Some(s) = &self.statements {
             summary
                 .histograms
                 .extend(s.join.histograms(&s.call, &s.key));
             summary.tables.extend(s.join.table());
+            summary.notes.extend(s.join.notes());
+        }
+        if let Some(s) = &self.sockets {
             summary.notes.extend(s.join.notes());
         }
         if let Some(sums) = &self.sums {
@@ -168,6 +234,7 @@ impl Collector {
             .histograms
             .sort_by_key(|h| std::cmp::Reverse(h.count));
         summary.counts.sort_by_key(|c| std::cmp::Reverse(c.count));
+        summary.graph = stats::graph(&plan.recipe, &summary);
         Ok(summary)
     }
 
@@ -196,6 +263,8 @@ impl Collector {
         p.emitted += c.emitted - hidden.min(c.emitted);
         p.aggregated += c.aggregated + hidden.min(c.emitted);
         p.filtered += c.filtered;
+        p.unsampled += c.unsampled;
+        p.sample = variant.spec.sample;
         p.dropped_ring += c.dropped_ring;
         p.dropped_map += c.dropped_map;
         p.unpaired += c.unpaired;
@@ -286,6 +355,7 @@ pub fn distinct_sites(variant: &Variant) -> u64 {
         .map(|s| (s.file, s.site.offset))
         .collect::<HashSet<_>>()
         .len() as u64
+        + variant.kernel.len() as u64
 }
 
 fn site_counts(
@@ -314,9 +384,10 @@ fn site_counts(
 }
 
 /// Adds the counts of one place; places of one probe add up.
-fn add_counts(summary: &mut Summary, probe: &str, counts: Vec<(Key, u64)>) {
+fn add_counts(summary: &mut Summary, probe: &str, counts: Vec<(Key, u64)>, sample: u32) {
     let known = summary.counts.iter().any(|c| c.probe == probe);
     for (key, count) in counts {
+        let count = count * u64::from(sample.max(1));
         // Keys of one place differ, so that only a further place can meet one that is there.
         let there = match known {
             true => summary
@@ -360,6 +431,92 @@ pub fn columns(plan: &Plan) -> Vec<Column> {
         .collect()
 }
 
+/// The sockets join, and where its inputs stand in the records.
+struct Sockets {
+    join: join::sockets::Sockets,
+    /// By variant: indexes of captures.
+    roles: Vec<Option<SocketRole>>,
+}
+
+#[derive(Clone, Copy)]
+enum SocketRole {
+    State {
+        socket: usize,
+        from: usize,
+        to: usize,
+    },
+    Owner {
+        socket: usize,
+    },
+}
+
+impl Sockets {
+    fn new(s: &recipes::Sockets, plan: &Plan) -> Self {
+        let role = |v: &Variant| {
+            let name = &plan.probe(v).name;
+            if *name == s.state {
+                return Some(SocketRole::State {
+                    socket: capture_of(v, &s.socket)?.1,
+                    from: capture_of(v, &s.from)?.1,
+                    to: capture_of(v, &s.to)?.1,
+                });
+            }
+            let socket = s
+                .owners
+                .contains(name)
+                .then(|| capture_of(v, &s.socket))??;
+            Some(SocketRole::Owner { socket: socket.1 })
+        };
+        Self {
+            join: join::sockets::Sockets::new(s.show),
+            roles: plan.variants.iter().map(role).collect(),
+        }
+    }
+
+    /// Takes a record; gives back the event that is to be shown, as its owner's.
+    fn take(
+        &mut self,
+        variant: usize,
+        r: &Record<'_>,
+        event: Event,
+        only: Option<&HashSet<u32>>,
+    ) -> Option<Event> {
+        match (*self.roles.get(variant)?)? {
+            SocketRole::Owner { socket } => {
+                let owner = Owner::of(&event);
+                self.join.owned(r.int(socket)?, owner, event.time_ns);
+                None
+            }
+            SocketRole::State { socket, from, to } => {
+                let change = Transition {
+                    socket: r.int(socket)?,
+                    from: r.int(from)?,
+                    to: r.int(to)?,
+                };
+                let (mut event, owner) = self.join.changed(change, event)?;
+                let wanted = |o: &Owner| only.is_none_or(|pids| pids.contains(&o.pid));
+                if only.is_some() && !owner.as_ref().is_some_and(wanted) {
+                    return None;
+                }
+                event.nobody = owner.is_none();
+                if let Some(owner) = owner {
+                    (event.pid, event.tid, event.comm) = (owner.pid, owner.tid, owner.comm);
+                }
+                Some(event)
+            }
+        }
+    }
+}
+
+/// Where a capture stands among a variant's fields, and in its records.
+fn capture_of(v: &Variant, name: &str) -> Option<(usize, usize)> {
+    let mut fields = v.fields.iter().enumerate();
+    fields.find_map(|(at, f)| match f.from {
+        FieldSource::Capture(index) if *f.name == *name => Some((at, index)),
+        _ => None,
+    })
+}
+
 /// The statements join, and where its inputs stand in the records.
 struct Statements {
     join: join::Join,
@@ -386,15 +543,7 @@ enum Role {
 impl Statements {
     fn new(s: &recipes::Statements, plan: &Plan) -> Self {
         let role = |v: &Variant| {
-            let capture = |name: &str| {
-                v.fields
-                    .iter()
-                    .enumerate()
-                    .find_map(|(at, f)| match f.from {
-                        FieldSource::Capture(index) if *f.name == *name => Some((at, index)),
-                        _ => None,
-                    })
-            };
+            let capture = |name: &str| capture_of(v, name);
             let probe = plan.probe(v);
             if probe.name == s.call {
                 let (text_field, text) = capture(&s.text)?;

@@ -20,6 +20,7 @@ pub fn select(job: &Job) -> Result<(Selection, Option<Held>)> {
     let mut selection = Selection {
         pids: common.pid.clone(),
         comm: common.comm.clone(),
+        command: !job.command.is_empty(),
         all: common.all,
         debug: common.debug.clone(),
     };

@@ -265,6 +265,11 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
             f.write_str(" : ")?;
             write(f, b, COND, bytes)
         }
+        Kind::Cast(inner) if matches!(&e.ty, Type::Enum(t) if t.name == super::errno::NAME) => {
+            f.write_str("errno(")?;
+            write(f, inner, 0, false)?;
+            f.write_char(')')
+        }
         Kind::Cast(inner) => {
             write!(f, "({})", e.ty)?;
             write(f, inner, UNARY, matches!(inner.ty, Type::Ptr { .. }))

@@ -10,12 +10,14 @@
 //! - `build`: expressions made without text
 //! - `fold`: constants are computed here, not in the kernel
 //! - `display`: back to text
+//! - `errno`: the names of errors
 
 mod build;
 mod check;
 mod complain;
 mod deferred;
 mod display;
+mod errno;
 mod fold;
 mod literal;
 mod parse;

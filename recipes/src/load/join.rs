@@ -1,9 +1,10 @@
-//! `[join.statements]`
+//! `[join.statements]`, `[join.sockets]`
 
-use toml::de::DeTable;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 use super::reader::Reader;
-use crate::model::{Join, Probe, ProbeKind, Returns, Statements};
+use crate::model::{Join, Probe, ProbeKind, Returns, SocketEvents, Sockets, Statements};
 use crate::suggest;
 
 const KEYS: &[&str] = &[
@@ -23,9 +24,79 @@ const KEYS: &[&str] = &[
 ];
 
 pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Join> {
-    let join = r.table(top.get("join")?, "join")?;
-    r.known(join, "[join]", &["statements"]);
-    let value = join.get("statements")?;
+    let value = top.get("join")?;
+    let join = r.table(value, "join")?;
+    r.known(join, "[join]", &["statements", "sockets"]);
+    if join.len() > 1 {
+        r.report(r.error(value.span(), "a recipe has one join: statements or sockets"));
+    }
+    match (join.get("statements"), join.get("sockets")) {
+        (Some(value), _) => statements(r, value, probes),
+        (_, Some(value)) => sockets(r, value, probes),
+        _ => None,
+    }
+}
+
+const SOCKET_KEYS: &[&str] = &["state", "socket", "from", "to", "owners", "show"];
+
+fn sockets(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Option<Join> {
+    let t = r.table(value, "sockets")?;
+    r.known(t, "[join.sockets]", SOCKET_KEYS);
+    let text = |key: &str| {
+        if t.get(key).is_none() {
+            r.report(r.error(value.span(), format!("[join.sockets] lacks `{key}`")));
+        }
+        t.get(key).and_then(|v| r.string(v, key, "a text"))
+    };
+    let words = SocketEvents::ALL.map(|(word, ..)| word);
+    let show = text("show")?;
+    let Some((_, show, _)) = SocketEvents::ALL.iter().find(|(word, ..)| *word == show) else {
+        let mut e = r.error(place(t, "show"), format!("`show` is no `{show}`"));
+        e.help = Some(format!("it is one of {}", words.join(", ")));
+        r.report(e);
+        return None;
+    };
+    let join = Sockets {
+        state: text("state")?.to_owned(),
+        socket: text("socket")?.to_owned(),
+        from: text("from")?.to_owned(),
+        to: text("to")?.to_owned(),
+        owners: t
+            .get("owners")
+            .map(|v| r.strings(v, "owners"))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|owner| owner.value)
+            .collect(),
+        show: *show,
+    };
+    let state = probe(r, t, probes, "state", &join.state)?;
+    for (key, name) in [
+        ("socket", &join.socket),
+        ("from", &join.from),
+        ("to", &join.to),
+    ] {
+        captured(r, t, key, name, state);
+    }
+    for owner in &join.owners {
+        let owner = probe(r, t, probes, "owners", owner)?;
+        captured(r, t, "owners", &join.socket, owner);
+    }
+    Some(Join::Sockets(join))
+}
+
+/// Reports it when a probe has no capture of that name.
+fn captured(r: &Reader, t: &DeTable<'_>, key: &str, name: &str, of: &Probe) {
+    let captures = of.at.iter().flat_map(|a| &a.capture);
+    let captures: Vec<&str> = captures.map(|(n, _)| n.as_str()).collect();
+    if !captures.contains(&name) {
+        let mut e = r.error(place(t, key), format!("`{}` captures no `{name}`", of.name));
+        e.help = suggest::help(name, captures.iter().copied());
+        r.report(e);
+    }
+}
+
+fn statements(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Option<Join> {
     let t = r.table(value, "statements")?;
     r.known(t, "[join.statements]", KEYS);
     let text = |key: &str| {
@@ -76,17 +147,7 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Jo
         ("connection", &statements.connection, call),
         ("prepared_id", &statements.prepared_id, prepared),
     ] {
-        let captures: Vec<&str> = of
-            .at
-            .iter()
-            .flat_map(|a| &a.capture)
-            .map(|(n, _)| n.as_str())
-            .collect();
-        if !captures.contains(&name.as_str()) {
-            let mut e = r.error(place(t, key), format!("`{}` captures no `{name}`", of.name));
-            e.help = suggest::help(name, captures.iter().copied());
-            r.report(e);
-        }
+        captured(r, t, key, name, of);
     }
     Some(Join::Statements(statements))
 }

@@ -115,7 +115,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
     // What follows names probes and captures: on top of errors in those it would only confuse.
     if r.is_clean() {
         recipe.join = join::read(r, top, &recipe.probes);
-        recipe.report = report::read(r, top, &recipe.probes);
+        recipe.report = report::read(r, top, &recipe.probes, recipe.join.as_ref());
     }
     recipe
 }

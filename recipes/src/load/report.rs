@@ -3,14 +3,14 @@
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Val};
-use crate::model::{Action, Align, Column, Graph, Probe, Report, Top};
+use crate::model::{Action, Align, Column, Graph, Join, Probe, Report, Top};
 use crate::suggest;
 
 /// What every event has.
 const EVENT: &[&str] = &["time", "pid", "tid", "comm", "latency", "probe"];
 const UNITS: &[&str] = &["bytes", "ns", "hex"];
 
-pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
+pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option<&Join>) -> Report {
     let Some(t) = top.get("report").and_then(|v| r.table(v, "report")) else {
         return Report::default();
     };
@@ -19,9 +19,13 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Report {
         "[report]",
         &["columns", "names", "group_by", "top", "graph"],
     );
+    let mut captures = captures(probes);
+    if let Some(Join::Sockets(sockets)) = join {
+        captures.extend([sockets.show.time().to_owned(), "role".to_owned()]);
+    }
     let reading = Reading {
         r,
-        captures: captures(probes),
+        captures,
         off: named(top),
     };
     Report {

@@ -35,6 +35,8 @@ struct Module {
 pub struct KernelFunction {
     /// Its name.
     pub name: String,
+    /// Its number in the BTF of the kernel or of its module; of a raw tracepoint its typedef's.
+    pub id: u32,
     /// The module it is in; `None` for the kernel itself.
     pub module: Option<String>,
     /// Its parameters in order.
@@ -124,12 +126,12 @@ impl KernelTypes {
     /// BTF knows none of that name (the nearest are named), or is damaged.
     pub fn function(&self, name: &str) -> Result<KernelFunction> {
         for (number, module, btf) in self.sources() {
-            for ty in btf.resolve_types_by_name(name).map_err(damaged)? {
-                if let Type::Func(func) = ty
+            for id in btf.resolve_ids_by_name(name).map_err(damaged)? {
+                if let Type::Func(func) = btf.resolve_type_by_id(id).map_err(damaged)?
                     && let Type::FuncProto(proto) =
                         btf.resolve_chained_type(&func).map_err(damaged)?
                 {
-                    return Ok(prototype(number, module, btf, name, &proto, 0));
+                    return Ok(prototype(number, module, btf, (name, id), &proto, 0));
                 }
             }
         }
@@ -158,14 +160,16 @@ impl KernelTypes {
     pub fn raw_tracepoint(&self, name: &str) -> Result<KernelFunction> {
         let type_name = format!("{RAW_PREFIX}{name}");
         for (number, module, btf) in self.sources() {
-            for ty in btf.resolve_types_by_name(&type_name).map_err(damaged)? {
+            for id in btf.resolve_ids_by_name(&type_name).map_err(damaged)? {
                 // typedef void (*btf_trace_NAME)(void *, ARGUMENTS): the first is the tracepoint's own.
-                let Type::Typedef(typedef) = ty else { continue };
+                let Type::Typedef(typedef) = btf.resolve_type_by_id(id).map_err(damaged)? else {
+                    continue;
+                };
                 if let Type::Ptr(pointer) = btf.resolve_chained_type(&typedef).map_err(damaged)?
                     && let Type::FuncProto(proto) =
                         btf.resolve_chained_type(&pointer).map_err(damaged)?
                 {
-                    return Ok(prototype(number, module, btf, name, &proto, 1));
+                    return Ok(prototype(number, module, btf, (name, id), &proto, 1));
                 }
             }
         }
@@ -217,6 +221,32 @@ impl KernelTypes {
         Ok(names)
     }
 
+    /// Whether an integer type is in the network's byte order: the kernel marks such by typedefs (`__be16`,
+    /// include/uapi/linux/types.h).
+    pub fn is_network_order(&self, ty: TypeId) -> bool {
+        let Some((_, btf, mut ty)) = self.resolve(ty) else {
+            return false;
+        };
+        for _ in 0..MAX_DEPTH {
+            let next = match &ty {
+                Type::Typedef(t) => match btf.resolve_name(t).as_deref() {
+                    Ok("__be16" | "__be32" | "__be64") => return true,
+                    _ => btf.resolve_chained_type(t),
+                },
+                Type::Volatile(t) | Type::Const(t) | Type::Restrict(t) => {
+                    btf.resolve_chained_type(t)
+                }
+                Type::TypeTag(t) => btf.resolve_chained_type(t),
+                _ => return false,
+            };
+            match next {
+                Ok(next) => ty = next,
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
     /// What a type id means: the BTF it is in, and the type.
     pub(super) fn resolve(&self, ty: TypeId) -> Option<(u64, &Btf, Type)> {
         let number = ty.0 >> MODULE_SHIFT;
@@ -257,7 +287,7 @@ fn prototype(
     number: u64,
     module: Option<&str>,
     btf: &Btf,
-    name: &str,
+    (name, id): (&str, u32),
     proto: &btf_rs::FuncProto,
     skip: usize,
 ) -> KernelFunction {
@@ -268,6 +298,7 @@ fn prototype(
         .filter(|p| !p.is_variadic());
     KernelFunction {
         name: name.to_owned(),
+        id,
         module: module.map(str::to_owned),
         parameters: arguments
             .map(|parameter| KernelArgument {

@@ -46,6 +46,7 @@ impl Checker<'_> {
             "sock" => return self.sock(n, &args[0]),
             "ntop" | "endpoint" => return self.address(n, name, args),
             "ntohs" | "ntohl" | "ntohll" => return self.host_order(n, name, &args[0]),
+            "errno" => return self.errno(n, &args[0]),
             _ => {}
         }
         let addr = self.scalar(&args[0], &format!("`{name}()`"))?;
@@ -248,6 +249,33 @@ impl Checker<'_> {
     }
 }
 
+impl Checker<'_> {
+    /// `errno(e)`: the same integer, which is shown as the name of an error where it is one, negated.
+    fn errno(&self, n: &Node, arg: &Node) -> Result<Checked> {
+        let c = self.scalar(arg, "`errno()`")?;
+        if c.is_deferred() {
+            return Ok(Checked::deferred(&n.span));
+        }
+        let kind = match c.e.ty.as_int() {
+            Some((64, _)) => Kind::Cast(Box::new(c.e)),
+            Some((bits, _)) => {
+                let signed = Type::Int { bits, signed: true };
+                Kind::Cast(Box::new(super::debug::typed(c.e, signed, &n.span)))
+            }
+            None => {
+                return Err(
+                    Fault::new(n.span.clone(), "`errno()` of a pointer").help(usage("errno"))
+                );
+            }
+        };
+        Ok(Checked::plain(Expr {
+            kind,
+            ty: Type::Enum(super::super::errno::errors()),
+            span: n.span.clone(),
+        }))
+    }
+}
+
 /// Whether a function has as many arguments as it takes.
 fn arity(n: &Node, name: &str, found: usize) -> Result<()> {
     let takes: &[usize] = match name {
@@ -295,6 +323,7 @@ fn reading(name: &str, addr: Box<Expr>, len: Option<Box<Expr>>) -> Result<(Kind,
 
 pub(super) fn usage(function: &str) -> &'static str {
     match function {
+        "errno" => "errno(e) is shown as ENOENT where e is -2, as the number where it is no error",
         "str" => "str(p) is the text at p up to its NUL, str(p, n) the text of n bytes",
         "chars" => "chars(p, n) is the text in the array of n characters at p",
         "reg" => "reg(\"rdi\") is the register rdi at the hit",

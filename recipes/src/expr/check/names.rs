@@ -24,6 +24,7 @@ pub(super) const BUILTINS: &[Builtin] = &[
 
 pub(super) const FUNCTIONS: &[&str] = &[
     "str", "buf", "chars", "reg", "after", "sock", "ntop", "endpoint", "ntohs", "ntohl", "ntohll",
+    "errno",
 ];
 
 /// What bpftrace knows and this language does not: said so, rather than "unknown".

@@ -1,0 +1,308 @@
+//! TCP sockets from their first transition to their last: whose they are, how long they were in a state.
+//!
+//! A transition runs on anybody's thread: on loopback the peer's, in interrupts whoever was running. So a socket belongs
+//! to the thread that made it connect or listen, or that accepted it; before that nobody is named.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uprof_recipes::SocketEvents;
+
+use crate::report::model::{Event, Value};
+
+/// States of a TCP socket (include/net/tcp_states.h, the same from Linux 2.6.12 to 7.2).
+mod state {
+    pub const ESTABLISHED: u64 = 1;
+    pub const SYN_SENT: u64 = 2;
+    pub const SYN_RECV: u64 = 3;
+    pub const CLOSE: u64 = 7;
+    pub const LISTEN: u64 = 10;
+}
+
+/// How many sockets are remembered; beyond it those go that have not changed for longest.
+const MOST: usize = 65_536;
+
+/// Which end of a connection a socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Client,
+    Server,
+    Listener,
+}
+
+impl Role {
+    fn word(self) -> &'static str {
+        match self {
+            Role::Client => "client",
+            Role::Server => "server",
+            Role::Listener => "listener",
+        }
+    }
+}
+
+/// A thread that a socket belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its process.
+    pub pid: u32,
+    /// The thread.
+    pub tid: u32,
+    /// Its name then.
+    pub comm: String,
+}
+
+impl Owner {
+    /// The thread on which something happened.
+    pub fn of(event: &Event) -> Self {
+        Self {
+            pid: event.pid,
+            tid: event.tid,
+            comm: event.comm.clone(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Socket {
+    /// When it began to connect, or the peer's SYN came; `None`: before uprof.
+    born_ns: Option<u64>,
+    changed_ns: u64,
+    role: Option<Role>,
+    owner: Option<Owner>,
+}
+
+/// One change of a socket's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Transition {
+    /// The socket's address.
+    pub socket: u64,
+    /// The state it was in.
+    pub from: u64,
+    /// The state it is in now.
+    pub to: u64,
+}
+
+/// Follows sockets, and tells which of their transitions are to be shown.
+pub struct Sockets {
+    show: SocketEvents,
+    sockets: HashMap<u64, Socket>,
+    /// Sockets that were forgotten for want of room.
+    forgotten: u64,
+    /// Ends of sockets of which no owner was ever seen.
+    unowned: u64,
+}
+
+impl Sockets {
+    /// To show these of their transitions.
+    pub fn new(show: SocketEvents) -> Self {
+        Self {
+            show,
+            sockets: HashMap::new(),
+            forgotten: 0,
+            unowned: 0,
+        }
+    }
+
+    /// A thread that a socket belongs to was seen: it connected or accepted it.
+    pub fn owned(&mut self, socket: u64, owner: Owner, time_ns: u64) {
+        // An accept that fails has no socket.
+        if socket == 0 {
+            return;
+        }
+        self.make_room();
+        let known = self.sockets.entry(socket).or_insert_with(|| Socket {
+            changed_ns: time_ns,
+            ..Socket::default()
+        });
+        known.owner = Some(owner);
+    }
+
+    /// Takes a transition, which EVENT tells of; gives it back as the owner's, with what the join adds, when it is to be
+    /// shown. `None` of an owner: nobody knows whose it is.
+    pub fn changed(
+        &mut self,
+        change: Transition,
+        mut event: Event,
+    ) -> Option<(Event, Option<Owner>)> {
+        let now = event.time_ns;
+        let Transition { socket, from, to } = change;
+        // What begins here was another socket before, of which the end was not seen.
+        if from == state::CLOSE || matches!(to, state::SYN_RECV) {
+            self.sockets.remove(&socket);
+        }
+        self.make_room();
+        let fresh = !self.sockets.contains_key(&socket);
+        let known = self.sockets.entry(socket).or_default();
+        let held = (!fresh).then(|| now.saturating_sub(known.changed_ns));
+        match to {
+            state::SYN_SENT => {
+                known.role = Some(Role::Client);
+                known.born_ns = Some(now);
+                known.owner = Some(Owner::of(&event));
+            }
+            state::LISTEN => {
+                known.role = Some(Role::Listener);
+                known.owner = Some(Owner::of(&event));
+            }
+            state::SYN_RECV => {
+                known.role = Some(Role::Server);
+                known.born_ns = Some(now);
+            }
+            _ => {}
+        }
+        known.changed_ns = now;
+        let age = known.born_ns.map(|born| now.saturating_sub(born));
+        let (role, owner) = (known.role, known.owner.clone());
+        if to == state::CLOSE {
+            self.sockets.remove(&socket);
+            self.unowned += u64::from(owner.is_none());
+        }
+        let (shown, time) = match self.show {
+            SocketEvents::States => (true, held),
+            SocketEvents::Lives => (
+                to == state::CLOSE && from != state::LISTEN && from != state::SYN_SENT,
+                age,
+            ),
+            SocketEvents::Connects => (
+                from == state::SYN_SENT && (to == state::ESTABLISHED || to == state::CLOSE),
+                age,
+            ),
+        };
+        if !shown {
+            return None;
+        }
+        let begins = from == state::CLOSE || to == state::SYN_RECV;
+        let unknown = Value::Missing(if begins { "" } else { "since before uprof" });
+        let time = time.filter(|_| !begins).map_or(unknown, Value::Duration);
+        event.fields.push((Arc::from(self.show.time()), time));
+        let role = Value::Name(role.map_or("", Role::word).to_owned());
+        event.fields.push((Arc::from("role"), role));
+        Some((event, owner))
+    }
+
+    /// Makes room for one more: a tenth of all goes at once, so that it is not looked for each time.
+    fn make_room(&mut self) {
+        if self.sockets.len() < MOST {
+            return;
+        }
+        let mut ages: Vec<u64> = self.sockets.values().map(|s| s.changed_ns).collect();
+        let (_, oldest, _) = ages.select_nth_unstable(MOST / 10);
+        let oldest = *oldest;
+        let before = self.sockets.len();
+        self.sockets.retain(|_, s| s.changed_ns > oldest);
+        self.forgotten += (before - self.sockets.len()) as u64;
+    }
+
+    /// What the reader should know.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.forgotten > 0 {
+            notes.push(format!(
+                "{} sockets were forgotten before they closed, since more than {MOST} were open: their owners and times \
+                 are missing",
+                self.forgotten
+            ));
+        }
+        if self.unowned > 0 {
+            notes.push(format!(
+                "{} sockets ended without anybody being seen to connect or accept them: they are older than this run, or \
+                 were closed before they were accepted",
+                self.unowned
+            ));
+        }
+        notes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(time_ns: u64, comm: &str) -> Event {
+        Event {
+            probe: "state".into(),
+            time_ns,
+            pid: 7,
+            tid: 8,
+            comm: comm.to_owned(),
+            nobody: false,
+            latency_ns: None,
+            fields: Vec::new(),
+        }
+    }
+
+    fn change(from: u64, to: u64) -> Transition {
+        Transition {
+            socket: 0xffff_8880_0000_1000,
+            from,
+            to,
+        }
+    }
+
+    fn field<'e>(event: &'e Event, name: &str) -> &'e Value {
+        let found = event.fields.iter().find(|(n, _)| &**n == name);
+        &found.expect("a field of the join").1
+    }
+
+    #[test]
+    fn a_client_keeps_its_owner_whoever_runs_when_it_closes() {
+        let mut s = Sockets::new(SocketEvents::Lives);
+        assert!(s.changed(change(7, 2), event(100, "curl")).is_none());
+        assert!(s.changed(change(2, 1), event(150, "swapper/0")).is_none());
+        assert!(s.changed(change(1, 4), event(900, "curl")).is_none());
+        assert!(s.changed(change(4, 5), event(950, "nginx")).is_none());
+        let (last, owner) = s
+            .changed(change(5, 7), event(1100, "ksoftirqd/1"))
+            .expect("the end is shown");
+        assert_eq!(field(&last, "age"), &Value::Duration(1000));
+        assert_eq!(field(&last, "role"), &Value::Name("client".into()));
+        assert_eq!(owner.expect("who connected").comm, "curl");
+        assert!(s.notes().is_empty());
+    }
+
+    #[test]
+    fn a_server_s_socket_belongs_to_who_accepts_it() {
+        let mut s = Sockets::new(SocketEvents::States);
+        let (first, owner) = s.changed(change(10, 3), event(10, "wrk")).expect("shown");
+        assert_eq!((field(&first, "held"), owner), (&Value::Missing(""), None));
+        s.owned(0xffff_8880_0000_1000, Owner::of(&event(20, "nginx")), 20);
+        let (next, owner) = s.changed(change(3, 1), event(60, "wrk")).expect("shown");
+        assert_eq!(field(&next, "held"), &Value::Duration(50));
+        assert_eq!(field(&next, "role"), &Value::Name("server".into()));
+        assert_eq!(owner.map(|o| o.comm), Some("nginx".to_owned()));
+    }
+
+    #[test]
+    fn an_attempt_to_connect_ends_well_or_not() {
+        let mut s = Sockets::new(SocketEvents::Connects);
+        assert!(s.changed(change(7, 2), event(0, "nc")).is_none());
+        let (refused, _) = s.changed(change(2, 7), event(30, "nc")).expect("shown");
+        assert_eq!(field(&refused, "took"), &Value::Duration(30));
+        // The address is used again at once.
+        assert!(s.changed(change(7, 2), event(40, "curl")).is_none());
+        let (done, owner) = s
+            .changed(change(2, 1), event(45, "swapper/1"))
+            .expect("shown");
+        assert_eq!(field(&done, "took"), &Value::Duration(5));
+        assert_eq!(owner.map(|o| o.comm), Some("curl".to_owned()));
+    }
+
+    #[test]
+    fn sockets_older_than_the_run_say_so_and_memory_is_bounded() {
+        let mut s = Sockets::new(SocketEvents::Lives);
+        let (end, owner) = s.changed(change(8, 7), event(5, "x")).expect("shown");
+        assert!(matches!(field(&end, "age"), Value::Missing(_)) && owner.is_none());
+        assert_eq!(s.notes().len(), 1);
+        for n in 0..MOST as u64 + 10 {
+            let socket = 0x1000 + 64 * n;
+            let born = Transition {
+                socket,
+                from: 7,
+                to: 2,
+            };
+            s.changed(born, event(n, "many"));
+        }
+        assert!(s.sockets.len() <= MOST);
+        assert_eq!(s.notes().len(), 2, "{:?}", s.notes());
+    }
+}
