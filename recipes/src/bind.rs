@@ -33,6 +33,7 @@ impl At {
         Ok(At {
             functions: self.functions.clone(),
             only_in: self.only_in.clone(),
+            has: self.has.clone(),
             capture: here.captures,
             where_,
             uncaught: self.uncaught,

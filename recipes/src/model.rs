@@ -317,6 +317,8 @@ pub struct At {
     pub functions: Vec<Spanned<String>>,
     /// In which of the target's objects; empty: any.
     pub only_in: Vec<ObjectRule>,
+    /// Functions that a file must have besides, by patterns as in `functions`: they tell versions of a program apart.
+    pub has: Vec<Spanned<String>>,
     /// What is captured, in order. All places of a probe capture the same names with the same types.
     pub capture: Vec<(String, Expr)>,
     /// A filter of this place alone, beside the probe's.

@@ -466,6 +466,20 @@ fn recipes() {
             "",
         ),
         (
+            "[[probe]]\nname = \"x\"\n[[probe.at]]\nkernel = \"tcp_close\"\nhas = \"f\"\n",
+            5,
+            1,
+            "`has` is for places in programs",
+            "",
+        ),
+        (
+            "[[probe]]\nname = \"x\"\nfunction = \"f\"\nhas = \"g\"\n",
+            4,
+            1,
+            "unknown key `has` in [[probe]]",
+            "",
+        ),
+        (
             "[[probe]]\nname = \"x\"\n[[probe.at]]\ncapture = {}\n",
             3,
             1,

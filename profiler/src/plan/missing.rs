@@ -23,6 +23,18 @@ pub fn not_found(probe: &recipes::Probe, files: &[TargetFile]) -> anyhow::Error 
         wanted.join(", nor "),
         shown.join(", ")
     );
+    let beside: Vec<&str> = probe
+        .at
+        .iter()
+        .flat_map(|at| &at.has)
+        .map(|f| f.value.as_str())
+        .collect();
+    if !beside.is_empty() {
+        text += &format!(
+            ", or not the versions looked for, which have {}",
+            beside.join(" or ")
+        );
+    }
     for file in files {
         for name in &wanted {
             let Ok(pattern) = Pattern::parse(name) else {

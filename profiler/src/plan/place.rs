@@ -93,11 +93,15 @@ impl Plan {
             if let Some(note) = &file.note {
                 self.note(note.clone());
             }
+            let before = refusals.len();
             for at in 0..probe.at.len() {
+                let own = refusals.len();
                 let found = self.find((index, at), &probe, file, &mut refusals)?;
                 if found.is_empty() {
                     continue;
                 }
+                // What an earlier place could not do is done here.
+                refusals.drain(before..own);
                 for found in found {
                     attachments.push(self.keep_sites(file, found));
                 }
@@ -132,6 +136,11 @@ impl Plan {
         let place = &probe.at[at];
         if !place.allows(&file.name(), !is_library(&file.image)) {
             return Ok(Vec::new());
+        }
+        for needed in &place.has {
+            if file.image.find(&Pattern::parse(&needed.value)?)?.is_empty() {
+                return Ok(Vec::new());
+            }
         }
         let slot = self
             .variants

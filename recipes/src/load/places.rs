@@ -6,7 +6,7 @@ use super::kernel::{check_pattern, kernel_names};
 use super::probes::Reading;
 use super::reader::{Reader, Val};
 use crate::expr::{Scope, Type};
-use crate::model::{At, ObjectRule, ProbeKind, Spanned};
+use crate::model::{At, ObjectRule, ProbeKind, Provider, Spanned};
 
 const PLACE_KEYS: &[&str] = &[
     "function",
@@ -17,6 +17,7 @@ const PLACE_KEYS: &[&str] = &[
     "rawtracepoint",
     "syscall",
     "only_in",
+    "has",
     "capture",
     "where",
     "uncaught",
@@ -137,6 +138,9 @@ impl Reading<'_> {
         };
         let provider = named.provider();
         self.kernel_place(&named, Some(t));
+        if let (Some((key, _)), false) = (t.get_key_value("has"), provider == Provider::Program) {
+            r.report(r.error(key.span(), "`has` is for places in programs"));
+        }
         let only_in = t
             .get("only_in")
             .map(|v| r.strings(v, "only_in"))
@@ -159,6 +163,10 @@ impl Reading<'_> {
         Some(At {
             functions: named.functions,
             only_in,
+            has: t
+                .get("has")
+                .map(|v| functions_of(r, v, "has"))
+                .unwrap_or_default(),
             capture,
             where_,
             // As with `where`, in the probe itself it is the probe's.
@@ -251,7 +259,11 @@ impl Reading<'_> {
 
 /// Patterns of functions: names, globs, names with parameters.
 pub(super) fn functions(r: &Reader, value: &Val<'_>) -> Vec<Spanned<String>> {
-    let functions = r.strings(value, "function");
+    functions_of(r, value, "function")
+}
+
+fn functions_of(r: &Reader, value: &Val<'_>, key: &str) -> Vec<Spanned<String>> {
+    let functions = r.strings(value, key);
     for f in &functions {
         check_pattern(r, f);
     }
