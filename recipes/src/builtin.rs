@@ -20,6 +20,10 @@ impl Builtin {
 pub fn builtin() -> &'static [Builtin] {
     &[
         Builtin {
+            name: "getaddrinfo",
+            text: include_str!("../builtin/getaddrinfo.toml"),
+        },
+        Builtin {
             name: "malloc",
             text: include_str!("../builtin/malloc.toml"),
         },
@@ -40,8 +44,24 @@ pub fn builtin() -> &'static [Builtin] {
             text: include_str!("../builtin/ntyco-coroutines.toml"),
         },
         Builtin {
+            name: "openssl-io",
+            text: include_str!("../builtin/openssl-io.toml"),
+        },
+        Builtin {
             name: "postgres-queries",
             text: include_str!("../builtin/postgres-queries.toml"),
+        },
+        Builtin {
+            name: "pthread-mutex",
+            text: include_str!("../builtin/pthread-mutex.toml"),
+        },
+        Builtin {
+            name: "python-functions",
+            text: include_str!("../builtin/python-functions.toml"),
+        },
+        Builtin {
+            name: "redis-commands",
+            text: include_str!("../builtin/redis-commands.toml"),
         },
         Builtin {
             name: "ucontext-coroutines",

@@ -29,6 +29,12 @@ pub enum Fixture {
     Mysql8,
     /// The same where `net_write_packet` was inlined.
     Mysql8Inlined,
+    /// Waits for mutexes.
+    Mutexes,
+    /// The same, statically linked.
+    MutexesStatic,
+    /// redis' `call` with the layout that these flags say, as a program named `redis-server`.
+    Redis(&'static [&'static str]),
     /// Measures its calls by its own clock.
     Clocked,
     /// The same with coroutines.
@@ -74,6 +80,9 @@ impl Fixture {
             Self::ExitsEarly => ("exits_early.c", "exits-early", &[]),
             Self::Mysql8 => ("mysql8.cc", "mysqld", &[]),
             Self::Mysql8Inlined => ("mysql8.cc", "mysqld", &["-DPACKETS_ALONE"]),
+            Self::Mutexes => ("mutexes.c", "mutexes", &[]),
+            Self::MutexesStatic => ("mutexes.c", "mutexes-static", &["-static"]),
+            Self::Redis(flags) => ("redis_layouts.c", "redis-server", flags),
             Self::Clocked => ("clocked.c", "clocked", &[]),
             Self::ClockedCoroutines => ("clocked.c", "clocked-coroutines", &["-DCOROUTINES=8"]),
             Self::ClockedGo => ("clocked.go", "clocked-go", &[]),
