@@ -13,6 +13,10 @@ pub trait Env {
     fn arg(&self, n: u8) -> Result<u64, Fault>;
     /// A register by its DWARF number.
     fn reg(&self, n: u8) -> u64;
+    /// Whether it is a probe on the kernel: every address says whose memory it leads to.
+    fn in_kernel(&self) -> bool {
+        false
+    }
     /// The address of the tracepoint's record.
     fn context(&self) -> u64 {
         0
@@ -72,7 +76,7 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
         Expr::Builtin(which) => env.builtin(*which),
         Expr::Saved(index) => env.saved(*index)?,
         Expr::Load { addr, ty } => {
-            let addr = eval(addr, env)?;
+            let addr = address(addr, env)?;
             let mut word = [0u8; 8];
             env.read(addr, &mut word[..ty.bytes()])?;
             ty.fit(u64::from_le_bytes(word))
@@ -112,12 +116,19 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
                 }
                 // Room for one more byte and its NUL: that tells "equal" from "starts with".
                 BytesSource::Str { addr } => {
-                    env.read_str(eval(addr, env)?, literal.len().min(MAX_LITERAL) + 2)?
+                    env.read_str(address(addr, env)?, literal.len().min(MAX_LITERAL) + 2)?
                 }
             };
             u64::from(bytes == *literal)
         }
     })
+}
+
+/// An address; the kernel's are out of a program's reach, unless it came by its task.
+fn address(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
+    let addr = eval(expr, env)?;
+    let may = env.in_kernel() || addr >> 63 == 0 || expr.any(&|e| matches!(e, Expr::Task));
+    if may { Ok(addr) } else { Err(Fault) }
 }
 
 /// One operation on two words, as BPF does it.

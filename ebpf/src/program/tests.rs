@@ -2,6 +2,7 @@
 
 mod amounts;
 mod calls;
+mod kernel;
 mod stacks;
 mod turns;
 
@@ -714,10 +715,11 @@ fn edge_word() -> impl Strategy<Value = u64> {
     ]
 }
 
-fn leaf(at_return: bool) -> BoxedStrategy<Expr> {
+fn leaf(on: On, at_return: bool) -> BoxedStrategy<Expr> {
     use Builtin::*;
     let common = prop_oneof![
         edge_word().prop_map(Expr::Const),
+        Just(Expr::Task),
         prop::sample::select(vec![Pid, Tid, Uid, Gid, Cgroup, Nsecs, Cpu]).prop_map(Expr::Builtin),
         prop::collection::vec(prop::sample::select(b"ab\0".to_vec()), 0..4).prop_map(|literal| {
             Expr::BytesEq {
@@ -735,17 +737,34 @@ fn leaf(at_return: bool) -> BoxedStrategy<Expr> {
         ]
         .boxed()
     } else {
-        prop_oneof![
-            common,
-            (0u8..10).prop_map(Expr::Arg),
-            (0u8..17).prop_map(Expr::Reg)
-        ]
-        .boxed()
+        let own = match on {
+            On::Program => {
+                prop_oneof![(0u8..10).prop_map(Expr::Arg), (0u8..17).prop_map(Expr::Reg)].boxed()
+            }
+            On::Kernel(KernelSource::Tracepoint) => {
+                let fields = (int_type(), 8u16..100);
+                let field = fields.prop_map(|(ty, offset)| Expr::Field { offset, ty });
+                prop_oneof![field, Just(Expr::Context)].boxed()
+            }
+            On::Kernel(KernelSource::RawTracepoint) => (0u8..12).prop_map(Expr::Arg).boxed(),
+            On::Kernel(KernelSource::Function) => (0..TAKES).prop_map(Expr::Arg).boxed(),
+            On::Kernel(KernelSource::Kprobe) => (0u8..10).prop_map(Expr::Arg).boxed(),
+        };
+        prop_oneof![common, own].boxed()
     }
 }
 
-fn expr(at_return: bool) -> BoxedStrategy<Expr> {
-    leaf(at_return)
+/// How many arguments the kernel's function takes.
+const TAKES: u8 = 2;
+
+fn anywhere() -> impl Strategy<Value = On> {
+    use KernelSource::*;
+    let kernel = [Tracepoint, RawTracepoint, Function, Kprobe].map(On::Kernel);
+    prop::sample::select([&[On::Program; 2][..], &kernel].concat())
+}
+
+fn expr(on: On, at_return: bool) -> BoxedStrategy<Expr> {
+    leaf(on, at_return)
         .prop_recursive(6, 60, 3, |inner| {
             let boxed = || inner.clone().prop_map(Box::new);
             let near = inner.clone().prop_map(|e| {
@@ -753,7 +772,16 @@ fn expr(at_return: bool) -> BoxedStrategy<Expr> {
                 let offset = Expr::binary(BinOp::And, e, Expr::Const(31));
                 Box::new(Expr::binary(BinOp::Add, Expr::Const(TEXT), offset))
             });
-            let address = prop_oneof![near, boxed()];
+            let kernels = inner.clone().prop_map(|e| {
+                // The same in the kernel's memory.
+                let offset = Expr::binary(BinOp::And, e, Expr::Const(31));
+                Box::new(Expr::binary(BinOp::Add, Expr::Const(TASK), offset))
+            });
+            let tasks = inner.clone().prop_map(|e| {
+                let offset = Expr::binary(BinOp::And, e, Expr::Const(31));
+                Box::new(Expr::binary(BinOp::Add, Expr::Task, offset))
+            });
+            let address = prop_oneof![near, kernels, tasks, boxed()];
             let literal = prop::collection::vec(prop::sample::select(b"ab\0".to_vec()), 0..20);
             prop_oneof![
                 (bin_op(), any::<bool>(), boxed(), boxed())
@@ -772,6 +800,8 @@ fn expr(at_return: bool) -> BoxedStrategy<Expr> {
                 )
                     .prop_map(|(op, e)| Expr::Unary(op, e)),
                 (int_type(), boxed()).prop_map(|(ty, e)| Expr::Cast { ty, e }),
+                (prop::sample::select(vec![16, 32, 64]), boxed())
+                    .prop_map(|(bits, e)| Expr::Swap { bits, e }),
                 (int_type(), address.clone()).prop_map(|(ty, addr)| Expr::Load { addr, ty }),
                 (boxed(), boxed(), boxed()).prop_map(|(c, a, b)| Expr::Cond(c, a, b)),
                 (address, literal).prop_map(|(addr, literal)| Expr::BytesEq {
@@ -785,6 +815,7 @@ fn expr(at_return: bool) -> BoxedStrategy<Expr> {
 
 /// Compiles `e`, runs it and says what came out.
 fn compiled(
+    on: On,
     e: &Expr,
     regs: &[u64; REGS],
     kernel: Kernel,
@@ -801,8 +832,14 @@ fn compiled(
     } else {
         Phase::Entry
     };
-    let mut emit = Emitter::new(On::Program, phase);
+    let mut emit = Emitter::new(on, phase);
     emit.asm.mov(R6, R1);
+    if on == On::Kernel(KernelSource::Function) {
+        match phase {
+            Phase::Entry => emit.copy_given(0, TAKES)?,
+            Phase::Return => emit.copy_given(TAKES, 1)?,
+        }
+    }
     if let Some(saved) = saved {
         let words = frame(&layout, saved);
         let at = machine.room(8 * words.len());
@@ -833,16 +870,21 @@ fn compiled(
 }
 
 const LATENCY: u64 = 123_456;
+/// Memory of the kernel.
+const TASK: u64 = 0xffff_8880_1234_5000;
 
 fn world(text: &[u8]) -> Kernel {
     let mut kernel = Kernel::default();
     let stack = (0..40u8).map(|i| i.wrapping_mul(37)).collect();
-    kernel.user = vec![(TEXT, text.to_vec()), (SP, stack)];
+    let kernels = text.iter().rev().copied().collect();
+    kernel.user = vec![(TEXT, text.to_vec()), (SP, stack), (TASK, kernels)];
+    kernel.task = TASK;
     kernel.comm = *b"ab\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
     kernel
 }
 
 fn agree(
+    on: On,
     e: &Expr,
     words: &[u64],
     text: &[u8],
@@ -850,7 +892,10 @@ fn agree(
 ) -> Result<(), TestCaseError> {
     let mut regs = regs(&words[..6]);
     regs[crate::arch::RETVAL as usize / 8] = words[6];
-    match compiled(e, &regs, world(text), saved) {
+    if !matches!(on, On::Program | On::Kernel(KernelSource::Kprobe)) {
+        regs = std::array::from_fn(|i| words[i % words.len()]);
+    }
+    match compiled(on, e, &regs, world(text), saved) {
         // Stack is finite, and it says so.
         Err(reason) => prop_assert!(
             reason.contains("too deep") || reason.contains("too long"),
@@ -858,6 +903,7 @@ fn agree(
         ),
         Ok(got) => {
             let reference = Reference {
+                on,
                 regs,
                 latency: LATENCY,
                 saved: saved.unwrap_or_default(),
@@ -873,27 +919,30 @@ proptest! {
 
     #[test]
     fn compiled_and_reference_agree_at_entry(
-        e in expr(false),
+        (on, e) in anywhere().prop_flat_map(|on| (Just(on), expr(on, false))),
         words in prop::collection::vec(edge_word(), 7),
         text in prop::collection::vec(prop::sample::select(b"abab\0".to_vec()), 1..40),
     ) {
-        agree(&e, &words, &text, None)?;
+        agree(on, &e, &words, &text, None)?;
     }
 
     #[test]
     fn compiled_and_reference_agree_at_return(
-        e in expr(true),
+        // (A raw tracepoint does not return.)
+        (on, e) in anywhere()
+            .prop_filter("a call", |on| *on != On::Kernel(KernelSource::RawTracepoint))
+            .prop_flat_map(|on| (Just(on), expr(on, true))),
         words in prop::collection::vec(edge_word(), 7),
         text in prop::collection::vec(prop::sample::select(b"abab\0".to_vec()), 1..40),
         saved in prop::collection::vec(prop::option::of(edge_word()), 3),
     ) {
-        agree(&e, &words, &text, Some(&saved))?;
+        agree(on, &e, &words, &text, Some(&saved))?;
     }
 
     #[test]
     fn every_operation_agrees_on_edges(op in bin_op(), signed: bool, a in edge_word(), b in edge_word()) {
         let e = Expr::Binary { op, signed, a: Box::new(Expr::Arg(0)), b: Box::new(Expr::Arg(1)) };
-        agree(&e, &[a, b, 0, 0, 0, 0, 0], b"\0", None)?;
+        agree(On::Program, &e, &[a, b, 0, 0, 0, 0, 0], b"\0", None)?;
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::ops::Range;
 use crate::asm::{Code, Insn, Kfunc, MapRef, code};
 use crate::expr::{Builtin, Env, Fault};
 use crate::layout::RecordLayout;
+use crate::spec::{KernelSource, On};
 
 /// Numbers for kernel functions, outside of the helpers'.
 const KFUNC_BASE: u32 = 1000;
@@ -401,6 +402,8 @@ fn helpers() -> Vec<(u32, Helper)> {
 pub struct Machine {
     pub state: Vec<u64>,
     scratch: Vec<u64>,
+    /// What programs are given, always at the same address.
+    given: Vec<u8>,
 }
 
 impl Machine {
@@ -409,6 +412,7 @@ impl Machine {
         Machine {
             state: vec![0; state_bytes as usize / 8],
             scratch: vec![0; (scratch_bytes as usize).div_ceil(8)],
+            given: Vec::with_capacity(256),
         }
     }
 
@@ -421,6 +425,12 @@ impl Machine {
             .iter()
             .step_by(slot_bytes as usize / 8)
             .all(|claimed| *claimed == 0)
+    }
+
+    /// Claims all slots of scratch memory.
+    pub fn claim_all(&mut self, slot_bytes: u32) {
+        let slots = self.scratch.iter_mut().step_by(slot_bytes as usize / 8);
+        slots.for_each(|claimed| *claimed = 1);
     }
 
     /// Takes room where programs may write.
@@ -446,10 +456,11 @@ impl Machine {
             vm.register_allowed_memory(range(&k.arena));
             vm.register_allowed_memory(range(&k.session));
         });
-        let mut memory: Vec<u8> = regs.iter().flat_map(|r| r.to_le_bytes()).collect();
-        let start = memory.as_ptr() as u64;
-        with(|k| k.given = start..start + memory.len() as u64);
-        let result = vm.execute_program(&mut memory).expect("it runs");
+        self.given.clear();
+        self.given.extend(regs.iter().flat_map(|r| r.to_le_bytes()));
+        let start = self.given.as_ptr() as u64;
+        with(|k| k.given = start..start + self.given.len() as u64);
+        let result = vm.execute_program(&mut self.given).expect("it runs");
         with(|k| {
             assert!(
                 k.reserved.is_none(),
@@ -541,6 +552,8 @@ fn unlocked(insn: Insn) -> Vec<Insn> {
 
 /// The same kernel for the reference evaluator.
 pub struct Reference<'a> {
+    pub on: On,
+    /// The task's registers, or what else the program is given.
     pub regs: [u64; 21],
     pub latency: u64,
     /// Saved integers; `None` could not be read.
@@ -548,7 +561,22 @@ pub struct Reference<'a> {
 }
 
 impl Env for Reference<'_> {
+    fn in_kernel(&self) -> bool {
+        self.on != On::Program
+    }
+
+    fn context(&self) -> u64 {
+        with(|k| k.given.start)
+    }
+
+    fn task(&self) -> u64 {
+        with(|k| k.task)
+    }
+
     fn arg(&self, n: u8) -> Result<u64, Fault> {
+        if !matches!(self.on, On::Program | On::Kernel(KernelSource::Kprobe)) {
+            return Ok(self.regs[usize::from(n)]);
+        }
         match crate::arch::ARGS.get(usize::from(n)) {
             Some(at) => Ok(self.regs[*at as usize / 8]),
             None => {
@@ -565,7 +593,13 @@ impl Env for Reference<'_> {
     }
 
     fn retval(&self) -> u64 {
-        self.regs[crate::arch::RETVAL as usize / 8]
+        match self.on {
+            On::Program | On::Kernel(KernelSource::Kprobe) => {
+                self.regs[crate::arch::RETVAL as usize / 8]
+            }
+            // The word at offset 16; behind the arguments of a function that takes two.
+            On::Kernel(_) => self.regs[2],
+        }
     }
 
     fn latency(&self) -> u64 {
@@ -593,7 +627,14 @@ impl Env for Reference<'_> {
     }
 
     fn read(&self, addr: u64, buf: &mut [u8]) -> Result<(), Fault> {
-        with(|k| k.read(addr, buf))
+        let given = with(|k| k.given.clone());
+        if !given.contains(&addr) {
+            return with(|k| k.read(addr, buf));
+        }
+        let from = (addr - given.start) as usize;
+        let bytes: Vec<u8> = self.regs.iter().flat_map(|r| r.to_le_bytes()).collect();
+        buf.copy_from_slice(bytes.get(from..from + buf.len()).ok_or(Fault)?);
+        Ok(())
     }
 
     fn read_str(&self, addr: u64, max: usize) -> Result<Vec<u8>, Fault> {
