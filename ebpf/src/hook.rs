@@ -77,12 +77,30 @@ impl KernelHook {
             KernelHook::Function { .. } => sys::raw_tracepoint(prog, None).map(Link::new),
             KernelHook::Kprobe { name } => {
                 let name = CString::new(name.as_str())?;
-                PerfSource::of("kprobe")?.attach_kprobe(prog, &name, part == Part::Return)
+                let source = PerfSource::of("kprobe").map_err(|e| match e.kind() {
+                    io::ErrorKind::NotFound => io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        "this kernel is built without kprobes as perf events (CONFIG_KPROBE_EVENTS)",
+                    ),
+                    _ => e,
+                })?;
+                source.attach_kprobe(prog, &name, part == Part::Return)
             }
         }
     }
 
-    /// What the kernel means by an error of loading or attaching; empty: what it always means.
+    /// What the kernel means by an error of loading a program.
+    pub(crate) fn explain_load(&self, e: &io::Error) -> &'static str {
+        match (self, e.raw_os_error()) {
+            (_, Some(libc::E2BIG)) => {
+                ": it takes the verifier too many steps: fewer or smaller captures are needed"
+            }
+            (KernelHook::Function { .. }, _) => self.explain(e),
+            _ => "",
+        }
+    }
+
+    /// What the kernel means by an error of attaching; empty: what it always means.
     pub(crate) fn explain(&self, e: &io::Error) -> &'static str {
         use KernelHook::*;
         let Some(errno) = e.raw_os_error() else {

@@ -591,3 +591,78 @@ fn a_failed_attachment_leaves_nothing() {
     engine.detach();
     assert_eq!(engine.site_hits(0), [1, 0]);
 }
+
+/// Every read picks one of two helpers by its address: twice as many ways for the verifier.
+#[test]
+fn large_probes_pass_the_verifier() {
+    let _alone = alone();
+    let text = |limit| Capture::Str {
+        addr: arg(1),
+        len: None,
+        limit,
+    };
+    let buffer = |limit| Capture::Buf {
+        addr: word(Expr::Task),
+        len: word(op(BinOp::Add, Expr::Task, int(8))),
+        limit,
+    };
+    for oldest in [false, true] {
+        for captures in [
+            vec![text(65536), buffer(65536)],
+            (0..16).map(|_| text(1024)).collect(),
+            (0..8).map(|_| buffer(5000)).collect(),
+            (0..64).map(|_| Capture::Int(word(arg(0)))).collect(),
+        ] {
+            let spec = on(KernelSource::RawTracepoint, entry(event(captures)));
+            let mut engine = load(spec, &options(oldest));
+            hook(&mut engine, 0, &at(raw("task_rename")), Some(me()));
+        }
+    }
+}
+
+/// One program may interrupt another on the same processor; what the kernel then does not run it
+/// tells, and the rest is accounted for.
+#[test]
+fn interrupts_within_programs_are_accounted_for() {
+    let _alone = alone();
+    for oldest in [false, true] {
+        let own = resident(c"some text to be copied") as u64;
+        let captures = || {
+            vec![Capture::Str {
+                addr: int(own),
+                len: None,
+                limit: 4096,
+            }]
+        };
+        let specs = vec![
+            on(KernelSource::RawTracepoint, entry(event(captures()))),
+            on(KernelSource::RawTracepoint, entry(event(captures()))),
+            on(KernelSource::RawTracepoint, entry(count())),
+        ];
+        let mut engine = load_all(specs, &options(oldest));
+        for (probe, name) in ["sys_enter", "softirq_entry", "irq_handler_entry"]
+            .into_iter()
+            .enumerate()
+        {
+            hook(&mut engine, probe, &at(raw(name)), None);
+        }
+        let begun = std::time::Instant::now();
+        let mut records = 0;
+        while begun.elapsed() < std::time::Duration::from_millis(500) {
+            for _ in 0..100 {
+                getpriority(9, 0);
+            }
+            records += engine.drain(|_| {}).unwrap();
+        }
+        engine.detach();
+        records += engine.drain(|_| {}).unwrap();
+        let counters: Vec<_> = (0..3).map(|probe| engine.counters(probe)).collect();
+        for c in &counters {
+            assert!(c.hits > 0, "oldest: {oldest}: {counters:?}");
+            accounted("interrupts", *c);
+            assert!(c.missed.is_some());
+        }
+        let emitted = counters.iter().map(|c| c.emitted).sum::<u64>();
+        assert_eq!(records as u64, emitted, "oldest: {oldest}: {counters:?}");
+    }
+}

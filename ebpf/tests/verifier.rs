@@ -150,6 +150,8 @@ fn expr(at_return: bool) -> BoxedStrategy<Expr> {
             )
                 .prop_map(|(op, e)| Expr::Unary(op, e)),
             (ty(), boxed()).prop_map(|(ty, e)| Expr::Cast { ty, e }),
+            (prop::sample::select(vec![16, 32, 64]), boxed())
+                .prop_map(|(bits, e)| Expr::Swap { bits, e }),
             (ty(), address.clone()).prop_map(|(ty, addr)| Expr::Load { addr, ty }),
             (boxed(), boxed(), boxed()).prop_map(|(c, a, b)| Expr::Cond(c, a, b)),
             (address, literal.clone()).prop_map(|(addr, literal)| Expr::BytesEq {

@@ -142,7 +142,7 @@ impl Engine {
             programs.push(loaded.map_err(|(source, log)| Error::Kernel {
                 probe: spec.name.clone(),
                 what: format!("load the {} program for", part.name()),
-                meaning: site.hook.explain(&source),
+                meaning: site.hook.explain_load(&source),
                 hook: Box::new(site.hook.clone()),
                 source,
                 log,
