@@ -11,7 +11,7 @@ use crate::asm::{Asm, Kfunc, Reg, Size};
 use crate::btf;
 use crate::helper;
 use crate::link::PerfSource;
-use crate::load::create_map;
+use crate::maps::create_map;
 use crate::program::Part;
 use crate::site::KernelHook;
 use crate::spec::KernelSource;

@@ -12,7 +12,8 @@
 //!   `hist`, `stats` are the userspace side of it.
 //! - `sys`: the thin layer over bpf(2) and perf_event_open(2), for what aya 0.14 cannot do:
 //!   `uprobe_multi` and session programs and links. `btf` finds the ids of kernel functions.
-//! - `load`, `link`, `hook`, `engine`: what is tried, in which order, and what is held open.
+//! - `maps`, `load`, `link`, `hook`, `engine`: what is tried, in which order, and what is held
+//!   open.
 //! - `features`: what this kernel and this user can do, by trying. `object_file`: programs as ELF.
 //!
 //! Programs of uprobes are preemptible, so that nothing here relies on "one at a time per CPU":
@@ -36,6 +37,7 @@ mod key;
 mod layout;
 mod link;
 mod load;
+mod maps;
 mod object_file;
 mod program;
 mod record;
