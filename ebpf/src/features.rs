@@ -205,8 +205,14 @@ fn some_tracepoint() -> io::Result<u64> {
     Err(last)
 }
 
+/// The number of a function in the running kernel's BTF; `None`: it is not there.
+pub fn function_id(name: &str) -> io::Result<Option<u32>> {
+    let [id] = btf::function_ids([name])?;
+    Ok(id)
+}
+
 fn some_function() -> io::Result<KernelHook> {
-    let [id] = btf::function_ids([SOME_FUNCTION])?;
+    let id = function_id(SOME_FUNCTION)?;
     let none = || io::Error::other(format!("the kernel's BTF does not have {SOME_FUNCTION}"));
     Ok(KernelHook::Function {
         name: SOME_FUNCTION.into(),

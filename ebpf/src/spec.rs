@@ -172,7 +172,10 @@ pub enum KernelSource {
     RawTracepoint,
     /// A kernel function by fentry and fexit (Linux 5.5).
     Function,
-    /// A kernel function by kprobe and kretprobe.
+    /// A kernel function by kprobe and kretprobe. Of calls that are open at once the kernel sees as
+    /// many returns as it has CPUs, with CONFIG_PREEMPTION and in newer ones twice as many and 10 at
+    /// least (`register_kretprobe` in kernel/kprobes.c; perf events cannot ask for more); the others
+    /// are unpaired.
     Kprobe,
 }
 

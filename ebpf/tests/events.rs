@@ -640,7 +640,7 @@ fn interrupts_within_programs_are_accounted_for() {
             on(KernelSource::RawTracepoint, entry(count())),
         ];
         let mut engine = load_all(specs, &options(oldest));
-        for (probe, name) in ["sys_enter", "softirq_entry", "irq_handler_entry"]
+        for (probe, name) in ["sys_enter", "softirq_entry", "hrtimer_expire_entry"]
             .into_iter()
             .enumerate()
         {
