@@ -383,9 +383,13 @@ fn param_value_name(p: &recipes::Param) -> &'static str {
 }
 
 fn param_help(p: &recipes::Param) -> String {
+    let mut help = p.help.clone();
+    if !p.choices.is_empty() {
+        help += &format!(" [one of: {}]", p.choices.join(", "));
+    }
     match &p.default {
-        Some(d) => format!("{} [default: {}]", p.help, value_text(d)),
-        None => p.help.clone(),
+        Some(d) => format!("{help} [default: {}]", value_text(d)),
+        None => help,
     }
 }
 
