@@ -130,51 +130,48 @@ impl Reading<'_> {
             let v = needed(key)?;
             Some((v, self.constant(v, key)?))
         });
-        let (value, (_, from), (to_at, to), (step_at, step)) = (value??, from?, to?, step?);
-        let fault = |v: &Val<'_>, what: String, help: &str| {
-            r.report(r.error(v.span(), what).help(help));
-            None
-        };
-        if step <= 0 {
-            return fault(
-                step_at,
-                format!("`step` is {step}"),
-                "it is the width of each bucket: 1 at least",
-            );
-        }
-        if to <= from {
-            let what = format!("`to` is {to}, and `from` is {from}");
-            return fault(
-                to_at,
-                what,
-                "buckets go from `from` up to `to`, which is larger",
-            );
-        }
-        let width = to.abs_diff(from);
-        let step = step.unsigned_abs();
-        if !width.is_multiple_of(step) {
-            let what = format!("from {from} to {to} are {width}, which is no multiple of {step}");
-            let near = i128::from(from) + i128::from(width.div_ceil(step)) * i128::from(step);
-            return fault(
-                step_at,
-                what,
-                &format!("all buckets are of one width: to = {near} would do"),
-            );
-        }
-        if width / step > MOST_BUCKETS {
-            let what = format!("{} buckets; {MOST_BUCKETS} are the most", width / step);
-            return fault(
-                step_at,
-                what,
-                "`histogram` has 16 buckets in each power of two, however large",
-            );
-        }
+        let (value, from, to, step) = (value??, from?, to?, step?);
         Some(Action::Histogram {
             unit: self.unit(t, &value),
             value,
             by,
-            scale: Scale::Linear { from, to, step },
+            scale: self.scale(from.1, to, step)?,
         })
+    }
+
+    /// Buckets of one width, not too many.
+    fn scale(
+        &self,
+        from: i64,
+        (to_at, to): (&Val<'_>, i64),
+        (step_at, step): (&Val<'_>, i64),
+    ) -> Option<Scale> {
+        let fault = |v: &Val<'_>, what: String, help: &str| {
+            self.r.report(self.r.error(v.span(), what).help(help));
+            None
+        };
+        if step <= 0 {
+            let help = "it is the width of each bucket: 1 at least";
+            return fault(step_at, format!("`step` is {step}"), help);
+        }
+        if to <= from {
+            let what = format!("`to` is {to}, and `from` is {from}");
+            let help = "buckets go from `from` up to `to`, which is larger";
+            return fault(to_at, what, help);
+        }
+        let (width, step) = (to.abs_diff(from), step.unsigned_abs());
+        if !width.is_multiple_of(step) {
+            let what = format!("from {from} to {to} are {width}, which is no multiple of {step}");
+            let near = i128::from(from) + i128::from(width.div_ceil(step)) * i128::from(step);
+            let help = format!("all buckets are of one width: to = {near} would do");
+            return fault(step_at, what, &help);
+        }
+        if width / step > MOST_BUCKETS {
+            let what = format!("{} buckets; {MOST_BUCKETS} are the most", width / step);
+            let help = "`histogram` has 16 buckets in each power of two, however large";
+            return fault(step_at, what, help);
+        }
+        Some(Scale::Linear { from, to, step })
     }
 
     /// An integer, or an expression over parameters that is one.

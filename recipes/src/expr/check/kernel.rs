@@ -101,7 +101,11 @@ impl Checker<'_> {
             )
             .help("a pointer to a socket is used by itself: sk->__sk_common"));
         }
-        let fd = typed(fd.e, Type::U32, span);
+        self.socket_of(span, info, typed(fd.e, Type::U32, span))
+    }
+
+    /// What `sock()` expands to: (u32)fd < fdt->max_fds && file && socket && socket->file == file ? socket->sk : 0
+    fn socket_of(&self, span: &Range<usize>, info: &dyn DebugInfo, fd: Expr) -> Result<Checked> {
         let number = |e: Expr| typed(e, Type::U64, span);
         let of = |c: &Checked, name: &str| self.member_of(span, info, c, name);
         let table = of(&of(&self.task(span)?, "files")?, "fdt")?;
@@ -122,29 +126,23 @@ impl Checker<'_> {
         let is_socket = [number(file.e), number(socket.e), same];
         let known = Expr::binary(BinOp::Lt, number(fd), number(typed(most, Type::U32, span)));
         let ty = sk.ty.clone();
+        let none = Expr {
+            ty: ty.clone(),
+            ..Expr::int(0)
+        };
         let kind = Kind::Cond {
             c: Box::new(is_socket.into_iter().fold(known, and)),
             a: Box::new(sk),
-            b: Box::new(Expr {
-                ty: ty.clone(),
-                ..Expr::int(0)
-            }),
+            b: Box::new(none),
         };
         let e = Expr {
             kind,
-            ty: Type::U64,
+            ty: ty.clone(),
             span: 0..0,
         };
         Ok(Checked {
             debug: true,
-            ..Checked::plain(typed(
-                Expr {
-                    ty: ty.clone(),
-                    ..e
-                },
-                ty,
-                span,
-            ))
+            ..Checked::plain(typed(e, ty, span))
         })
     }
 

@@ -137,24 +137,8 @@ impl Checker<'_> {
         if let Some(b) = BUILTINS.iter().find(|b| b.name() == name) {
             return made(Kind::Builtin(*b), b.ty());
         }
-        if let Some(n) = argument(name) {
-            if n > 9 {
-                return Err(Fault::new(
-                    span.clone(),
-                    format!("`{name}`: arguments go from arg0 to arg9"),
-                ));
-            }
-            let Some(info) = self.info else {
-                return made(Kind::Arg(n as u8), Type::U64);
-            };
-            let own = info.argument(n as u8);
-            let own = own.map_err(|why| Fault::new(span.clone(), format!("`{name}` is {why}")))?;
-            return match own.ty {
-                Type::U64 => made(own.kind, Type::U64),
-                _ => made(Kind::Cast(Box::new(own)), Type::U64),
-            };
-        }
         match name {
+            _ if argument(name).is_some() => made(self.argument(name, span)?, Type::U64),
             _ if is_of_return(name) && !self.scope.call => Err(at_the_entry(name, span)),
             "curtask" => self.task(span),
             "kstack" | "ustack" => {
@@ -168,6 +152,23 @@ impl Checker<'_> {
             "parent" => made(Kind::Parent, Type::Function),
             _ => self.debug_name(name, span),
         }
+    }
+
+    /// `arg3`, as it is passed at this place.
+    fn argument(&self, name: &str, span: &Range<usize>) -> Result<Kind> {
+        let fault = |what: String| Fault::new(span.clone(), what);
+        let Some(n @ 0..=9) = argument(name) else {
+            return Err(fault(format!("`{name}`: arguments go from arg0 to arg9")));
+        };
+        let Some(info) = self.info else {
+            return Ok(Kind::Arg(n as u8));
+        };
+        let own = info.argument(n as u8);
+        let own = own.map_err(|why| fault(format!("`{name}` is {why}")))?;
+        Ok(match own.ty {
+            Type::U64 => own.kind,
+            _ => Kind::Cast(Box::new(own)),
+        })
     }
 
     /// `when` and its like know no probe.
