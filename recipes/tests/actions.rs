@@ -119,3 +119,36 @@ fn a_graph_has_edges() {
     assert_eq!((graph.from.as_str(), graph.to.as_str()), ("a", "b"));
     assert_eq!(graph.weight.as_deref(), Some("arg1"));
 }
+
+/// As columns of captures that there are not: what parameters switch off is no error.
+#[test]
+fn a_graph_of_what_is_switched_off_is_left_out() {
+    let text = r#"
+        [params]
+        each = { type = "bool", default = "false" }
+        [[probe]]
+        name = "sent"
+        function = "f"
+        when = "!$each"
+        count = true
+        by = { a = "arg0", b = "pid" }
+        [[probe]]
+        name = "sent"
+        function = "f"
+        when = "$each"
+        [report.graph]
+        probe = "sent"
+        from = "a"
+        to = "b"
+    "#;
+    let recipe = read(text);
+    assert!(recipe.report.graph.is_some());
+    let each = recipe.with_params(&[("each".to_owned(), "true".to_owned())]);
+    assert!(each.expect("events").report.graph.is_none());
+    let other = text.replace(
+        "name = \"sent\"\n        function = \"f\"\n        when = \"$each\"",
+        "function = \"f\"\n        when = \"$each\"",
+    );
+    let each = read(&other).with_params(&[("each".to_owned(), "true".to_owned())]);
+    assert!(each.expect("other events").report.graph.is_none());
+}

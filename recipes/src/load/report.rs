@@ -1,8 +1,11 @@
 //! `[report]`
 
+use std::ops::Range;
+
 use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Val};
+use crate::error::Error;
 use crate::model::{Action, Align, Column, Graph, Join, Probe, Report, Top};
 use crate::suggest;
 
@@ -38,12 +41,12 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option
             .get("group_by")
             .and_then(|v| reading.capture(v, "group_by", &[])),
         top: t.get("top").and_then(|v| reading.top(v)),
-        graph: t.get("graph").and_then(|v| graph(r, v, probes)),
+        graph: t.get("graph").and_then(|v| graph(r, v, top, probes)),
     }
 }
 
-/// `[report.graph]`
-fn graph(r: &Reader, v: &Val<'_>, probes: &[Probe]) -> Option<Graph> {
+/// `[report.graph]`. Of probes of one name that parameters choose between, those may be drawn that can.
+fn graph(r: &Reader, v: &Val<'_>, top: &DeTable<'_>, probes: &[Probe]) -> Option<Graph> {
     let t = r.table(v, "graph")?;
     r.known(t, "[report.graph]", &["probe", "from", "to", "weight"]);
     let text = |key: &str, must: bool| {
@@ -57,60 +60,72 @@ fn graph(r: &Reader, v: &Val<'_>, probes: &[Probe]) -> Option<Graph> {
         let found = found?;
         Some((found.span(), r.string(found, key, "a text")?))
     };
-    let unknown = |span: std::ops::Range<usize>, what: String, name: &str, known: Vec<&str>| {
-        let mut e = r.error(span, what);
+    let [probe, from, to] = ["probe", "from", "to"].map(|key| text(key, true));
+    let (probe, from, to, weight) = (probe?, from?, to?, text("weight", false));
+    let named = |t: &DeTable<'_>| t.get("name").and_then(|v| v.get_ref().as_str()) == Some(probe.1);
+    let all = [tables(top.get("probe")), tables(top.get("call"))];
+    let there_are = all.iter().flatten().filter(|t| named(t)).count();
+    let found = probes.iter().find(|p| p.name == probe.1);
+    match edges(r, found, probes, &probe, [&from, &to], weight.as_ref()) {
+        Ok(()) => Some(Graph {
+            probe: probe.1.to_owned(),
+            from: from.1.to_owned(),
+            to: to.1.to_owned(),
+            weight: weight.map(|(_, w)| w.to_owned()),
+        }),
+        // Switched off, or another of its name is on.
+        Err(_) if there_are > usize::from(found.is_some()) => None,
+        Err(e) => {
+            r.report(e);
+            None
+        }
+    }
+}
+
+/// A text of the recipe with its place.
+type Placed<'a> = (Range<usize>, &'a str);
+
+/// Whether a probe has the edges of a graph.
+fn edges(
+    r: &Reader,
+    found: Option<&Probe>,
+    probes: &[Probe],
+    (at, name): &Placed<'_>,
+    ends: [&Placed<'_>; 2],
+    weight: Option<&Placed<'_>>,
+) -> Result<(), Error> {
+    let unknown = |(span, name): &Placed<'_>, what: String, known: Vec<&str>| {
+        let mut e = r.error(span.clone(), what);
         e.help = suggest::help(name, known);
-        r.report(e);
+        e
     };
-    let (probe, from, to) = (text("probe", true), text("from", true), text("to", true));
-    let (at, name) = probe?;
-    let Some(probe) = probes.iter().find(|p| p.name == name) else {
+    let Some(probe) = found else {
         let known = probes.iter().map(|p| p.name.as_str()).collect();
-        unknown(
-            at,
-            format!("there is no probe `{name}` to draw"),
-            name,
-            known,
-        );
-        return None;
+        let what = format!("there is no probe `{name}` to draw");
+        return Err(unknown(&(at.clone(), *name), what, known));
     };
     let values = match &probe.action {
         Action::Count { .. } => &[][..],
         Action::Stats { values, .. } => values.as_slice(),
         _ => {
             let what = format!("`{name}` neither counts nor sums up: there is no graph of it");
-            r.report(
-                r.error(at, what)
-                    .help("count = true, or sum = \"size\", with `by`"),
-            );
-            return None;
+            let e = r.error(at.clone(), what);
+            return Err(e.help("count = true, or sum = \"size\", with `by`"));
         }
     };
-    let parts = || probe.action.by().iter().map(|(n, _)| n.as_str()).collect();
-    for (span, part) in [&from, &to].into_iter().flatten() {
-        if !probe.action.by().iter().any(|(n, _)| n == part) {
-            let what = format!("the key of `{name}` has no part `{part}`");
-            unknown(span.clone(), what, part, parts());
+    let parts: Vec<&str> = probe.action.by().iter().map(|(n, _)| n.as_str()).collect();
+    if let Some(end) = ends.into_iter().find(|(_, part)| !parts.contains(part)) {
+        let what = format!("the key of `{name}` has no part `{}`", end.1);
+        return Err(unknown(end, what, parts));
+    }
+    let values: Vec<&str> = values.iter().map(|s| s.name.as_str()).collect();
+    match weight {
+        Some(weight) if !values.contains(&weight.1) => {
+            let what = format!("`{name}` sums up no `{}`", weight.1);
+            Err(unknown(weight, what, values))
         }
+        _ => Ok(()),
     }
-    let weight = text("weight", false);
-    if let Some((span, weight)) = &weight
-        && !values.iter().any(|s| s.name == *weight)
-    {
-        let known = values.iter().map(|s| s.name.as_str()).collect();
-        unknown(
-            span.clone(),
-            format!("`{name}` sums up no `{weight}`"),
-            weight,
-            known,
-        );
-    }
-    Some(Graph {
-        probe: name.to_owned(),
-        from: from?.1.to_owned(),
-        to: to?.1.to_owned(),
-        weight: weight.map(|(_, w)| w.to_owned()),
-    })
 }
 
 /// The captures of all probes whose events are shown.
