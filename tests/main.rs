@@ -8,6 +8,7 @@ mod errors;
 mod harness;
 mod hostile;
 mod house;
+mod kernel;
 mod latency;
 mod malloc;
 mod mysql;

@@ -226,6 +226,8 @@ pub struct MallocArgs {
     library (libc) of the process that --pid, --comm or COMMAND names; without TARGET: that process's program.\n\
     FUNCTION is a name, a glob ('_ZN*'), a regular expression (/^ngx_/), a C++ or Rust name ('ns::f' or 'ns::f(int)'),\n\
     NAME@VERSION, NAME@inlined, or FILE.c:LINE. USDT probes are usdt:TARGET:PROVIDER:NAME.\n\
+    In the kernel: syscall:NAME, kernel:FUNCTION, tracepoint:GROUP:NAME, rawtracepoint:NAME, with arguments and fields\n\
+    by name.\n\
     `uprof symbols TARGET` shows what is there.\n\n\
     EXPR is C-like: arg0.. retval latency pid tid comm uid nsecs cpu str(p) str(p,n) buf(p,n) *(u32*)(arg1+4),\n\
     of a call depth, self (time) and parent, as to the probed calls around and within it,\n\
@@ -238,10 +240,13 @@ pub struct MallocArgs {
     uprof count 'mariadbd:_ZN*' --duration 5s\n  \
     uprof count libc:malloc --by size=arg0 -- ./a.out\n  \
     uprof trace ./a.out:serve --capture 'argc=client->argc'\n  \
-    uprof count usdt:python3:python:gc__start"
+    uprof count usdt:python3:python:gc__start\n  \
+    uprof trace syscall:openat --capture 'file=after(str(filename))' --capture 'result=errno(retval)' -- cat /etc/motd\n  \
+    uprof count syscall:write --sum bytes=retval --where 'retval > 0' --by comm --duration 5s\n  \
+    uprof count tracepoint:sched:sched_switch --by kstack --format folded --duration 1s"
 )]
 pub struct ProbeArgs {
-    /// Where: TARGET:FUNCTION[+OFFSET], TARGET:FILE:LINE, or usdt:TARGET:PROVIDER:NAME
+    /// Where: TARGET:FUNCTION[+OFFSET], TARGET:FILE:LINE, usdt:TARGET:PROVIDER:NAME, or a place in the kernel (below)
     #[arg(required = true, value_name = "PROBE")]
     pub probes: Vec<String>,
     /// Only hits for which this is true
@@ -253,6 +258,15 @@ pub struct ProbeArgs {
     /// Count or measure separately for each value of this
     #[arg(long, value_name = "[NAME=]EXPR")]
     pub by: Vec<String>,
+    /// Sum up this value (count only; may be given several times)
+    #[arg(long, value_name = "[NAME=]EXPR")]
+    pub sum: Vec<String>,
+    /// Make a histogram of this value (count only)
+    #[arg(long, value_name = "EXPR")]
+    pub hist: Option<String>,
+    /// Look at one hit in N, picked at random; counts and sums are scaled up
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub sample: u32,
     /// Measure self time: of each call's latency what was not spent in probed calls made from it (latency only)
     #[arg(long = "self")]
     pub self_time: bool,

@@ -2,7 +2,10 @@
 
 use anyhow::{Result, anyhow, bail};
 use uprof_recipes as recipes;
-use uprof_recipes::{Action, At, Expr, Probe, ProbeKind, Provider, Recipe, Scope, Source};
+use uprof_recipes::{
+    Action, At, Expr, Probe, ProbeKind, Provider, Recipe, Scale, Scope, Source, Stat, StatKind,
+    Type,
+};
 
 use crate::cli::ProbeArgs;
 use crate::recipe::rendered;
@@ -21,109 +24,65 @@ pub enum Mode {
 
 /// Writes the recipe that the flags of `uprof latency|trace|count` mean, with the target of each probe.
 pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpec>)> {
-    if !(1..=u64::from(recipes::model::MAX_TEXT_LIMIT)).contains(&args.str_limit) {
-        bail!("--str-limit {} is not between 1 and 64KiB", args.str_limit);
-    }
-    if args.self_time && mode != Mode::Latency {
-        bail!(
-            "--self is for uprof latency: elsewhere self time is captured (--capture self=self) or a condition"
-        );
-    }
-    let all = everything(args)?;
-    let late = |(flag, text): &(&str, &str)| Ok(flag_expr(flag, text, &all)?.needs_return());
-    let named = args
-        .capture
+    check(mode, args)?;
+    let places = args
+        .probes
         .iter()
-        .map(|c| split_named("--capture", c))
+        .map(|text| ProbeText::parse(text))
         .collect::<Result<Vec<_>>>()?;
-    let mut texts: Vec<(&str, &str)> = Vec::new();
-    texts.extend(args.where_.as_deref().map(|e| ("--where", e)));
-    texts.extend(args.by.iter().map(|b| ("--by", split_by(b).1)));
-    // A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
-    let call = mode == Mode::Latency
-        || all.captures.iter().any(|(_, e)| e.needs_return())
-        || texts
-            .iter()
-            .map(late)
-            .collect::<Result<Vec<bool>>>()?
-            .contains(&true);
-    let kind = if call {
-        ProbeKind::Call
-    } else {
-        ProbeKind::Entry
+    let providers: Vec<Provider> = places
+        .iter()
+        .map(|place| Provider::of(&place.function).0)
+        .collect();
+    let kind = kind(mode, args, &providers)?;
+    let scope = match kind {
+        ProbeKind::Call => Scope::call(),
+        ProbeKind::Entry => Scope::entry(),
     };
-    let scope = if call { Scope::call() } else { Scope::entry() };
-    let mut scope = scope.at(providers(args));
+    let mut scope = scope.at(providers.iter().copied());
     let mut captures = Vec::new();
-    for (name, text) in &named {
+    for c in &args.capture {
+        let (name, text) = split_named("--capture", c)?;
         let e = flag_expr("--capture", text, &scope)?;
-        scope = scope.with_capture(*name, e.clone());
-        captures.push(((*name).to_owned(), e));
+        scope = scope.with_capture(name, e.clone());
+        captures.push((name.to_owned(), e));
     }
     let where_ = args
         .where_
         .as_deref()
         .map(|t| flag_expr("--where", t, &scope))
         .transpose()?;
-    let by = args
-        .by
-        .iter()
-        .map(|b| {
-            let (name, text) = split_by(b);
-            Ok((name.to_owned(), flag_expr("--by", text, &scope)?))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let action = match mode {
-        Mode::Latency => Action::Histogram {
-            value: match args.self_time {
-                true => Expr::self_time(),
-                false => Expr::latency(),
-            },
-            by,
-            unit: "ns".into(),
-            scale: uprof_recipes::Scale::Log,
-        },
-        Mode::Count => Action::Count { by },
-        Mode::Trace if by.is_empty() => Action::Event,
-        Mode::Trace => bail!("trace prints each hit: --by is for count and latency"),
-    };
-    if mode != Mode::Trace && !captures.is_empty() && where_.is_none() && args.by.is_empty() {
-        bail!(
-            "--capture names a value for --where or --by here; to see it for each hit, use uprof trace"
-        );
-    }
+    let action = action(mode, args, &scope)?;
     let mut recipe = Recipe {
         name: "probes".into(),
         ..Recipe::default()
     };
     let mut targets = Vec::new();
-    for text in &args.probes {
-        let place = ProbeText::parse(text)?;
-        let at = At {
-            capture: captures.clone(),
-            ..At::function(place.function)
-        };
-        let call = kind == ProbeKind::Call;
-        if call
-            && matches!(
-                at.provider(),
-                Provider::Tracepoint | Provider::RawTracepoint
-            )
+    for ((text, place), provider) in args.probes.iter().zip(places).zip(providers) {
+        if kind == ProbeKind::Call
+            && matches!(provider, Provider::Tracepoint | Provider::RawTracepoint)
         {
             bail!(
                 "{text}: a tracepoint has no return, and so no latency and no retval: use uprof count or trace, or \
                  syscall:NAME for a system call"
             );
         }
-        let mut probe = Probe::new(text.as_str(), kind, vec![at]);
-        probe.where_ = where_.clone();
-        probe.action = action.clone();
-        probe.text_limit = args.str_limit as u32;
+        let at = At {
+            capture: captures.clone(),
+            ..At::function(place.function)
+        };
+        let probe = Probe {
+            where_: where_.clone(),
+            action: action.clone(),
+            text_limit: args.str_limit as u32,
+            sample: args.sample,
+            ..Probe::new(text.as_str(), kind, vec![at])
+        };
         if recipe.probes.iter().any(|p| p.name == probe.name) {
             bail!("the probe {text} is given twice");
         }
         targets.push(match place.target {
-            _ if crate::plan::is_kernel(&probe) => TargetSpec::Kernel,
+            _ if provider != Provider::Program => TargetSpec::Kernel,
             Some(word) => TargetSpec::Word(word),
             None => TargetSpec::Own,
         });
@@ -132,20 +91,116 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
     Ok((recipe, targets))
 }
 
-/// What provides the probes.
-fn providers(args: &ProbeArgs) -> impl Iterator<Item = Provider> {
-    args.probes.iter().map(|text| Provider::of(text).0)
+/// What flags cannot be given together.
+fn check(mode: Mode, args: &ProbeArgs) -> Result<()> {
+    if !(1..=u64::from(recipes::model::MAX_TEXT_LIMIT)).contains(&args.str_limit) {
+        bail!("--str-limit {} is not between 1 and 64KiB", args.str_limit);
+    }
+    if args.self_time && mode != Mode::Latency {
+        bail!(
+            "--self is for uprof latency: elsewhere self time is captured (--capture self=self) or a condition"
+        );
+    }
+    let amounts = args.hist.is_some() || !args.sum.is_empty();
+    if amounts && mode != Mode::Count {
+        bail!("--sum and --hist are for uprof count");
+    }
+    if args.hist.is_some() && !args.sum.is_empty() {
+        bail!("--sum and --hist: one of them, or the probe in two runs");
+    }
+    if mode == Mode::Trace && !args.by.is_empty() {
+        bail!("trace prints each hit: --by is for count and latency");
+    }
+    let unused = args.where_.is_none() && args.by.is_empty() && !amounts;
+    if mode != Mode::Trace && !args.capture.is_empty() && unused {
+        bail!(
+            "--capture names a value for --where or --by here; to see it for each hit, use uprof trace"
+        );
+    }
+    Ok(())
 }
 
-/// A scope in which every capture is known, to tell whether an expression asks for the return.
-fn everything(args: &ProbeArgs) -> Result<Scope> {
-    let mut scope = Scope::call().at(providers(args));
+/// A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
+fn kind(mode: Mode, args: &ProbeArgs, providers: &[Provider]) -> Result<ProbeKind> {
+    let mut all = Scope::call().at(providers.iter().copied());
+    let mut late = mode == Mode::Latency;
     for c in &args.capture {
         let (name, text) = split_named("--capture", c)?;
-        let e = flag_expr("--capture", text, &scope)?;
-        scope = scope.with_capture(name, e);
+        let e = flag_expr("--capture", text, &all)?;
+        late |= e.needs_return();
+        all = all.with_capture(name, e);
     }
-    Ok(scope)
+    let by = args.by.iter().map(|b| ("--by", split_by(b).1));
+    let sums = args.sum.iter().map(|s| ("--sum", split_by(s).1));
+    let others = [("--where", &args.where_), ("--hist", &args.hist)];
+    let others = others
+        .into_iter()
+        .filter_map(|(flag, text)| Some((flag, text.as_deref()?)));
+    for (flag, text) in by.chain(sums).chain(others) {
+        late |= flag_expr(flag, text, &all)?.needs_return();
+    }
+    Ok(match late {
+        true => ProbeKind::Call,
+        false => ProbeKind::Entry,
+    })
+}
+
+/// What is done with a hit.
+fn action(mode: Mode, args: &ProbeArgs, scope: &Scope) -> Result<Action> {
+    let by = args
+        .by
+        .iter()
+        .map(|b| {
+            let (name, text) = split_by(b);
+            Ok((name.to_owned(), flag_expr("--by", text, scope)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if mode == Mode::Trace {
+        return Ok(Action::Event);
+    }
+    if mode == Mode::Latency {
+        return Ok(Action::Histogram {
+            value: match args.self_time {
+                true => Expr::self_time(),
+                false => Expr::latency(),
+            },
+            by,
+            unit: "ns".into(),
+            scale: Scale::Log,
+        });
+    }
+    if let Some(text) = &args.hist {
+        let value = number("--hist", text, scope)?;
+        return Ok(Action::Histogram {
+            value,
+            by,
+            unit: String::new(),
+            scale: Scale::Log,
+        });
+    }
+    if args.sum.is_empty() {
+        return Ok(Action::Count { by });
+    }
+    let stat = |s: &String| {
+        let (name, text) = split_by(s);
+        Ok(Stat {
+            name: name.to_owned(),
+            value: number("--sum", text, scope)?,
+            show: vec![StatKind::Sum, StatKind::Avg, StatKind::Min, StatKind::Max],
+            unit: String::new(),
+        })
+    };
+    let values = args.sum.iter().map(stat).collect::<Result<_>>()?;
+    Ok(Action::Stats { values, by })
+}
+
+/// An expression that must be a number, if that is known yet.
+fn number(flag: &str, text: &str, scope: &Scope) -> Result<Expr> {
+    let e = flag_expr(flag, text, scope)?;
+    if e.ty.is_scalar() || e.ty == Type::Deferred {
+        return Ok(e);
+    }
+    bail!("{flag} {text}: this is no number")
 }
 
 fn flag_expr(flag: &str, text: &str, scope: &Scope) -> Result<Expr> {
@@ -160,7 +215,7 @@ fn split_named<'a>(flag: &str, text: &'a str) -> Result<(&'a str, &'a str)> {
     Ok((name.trim(), e))
 }
 
-/// `--by size=arg0`, or `--by arg0`, which is then its own name.
+/// `--by size=arg0`, or `--by arg0`, which is then its own name; so `--sum`.
 fn split_by(text: &str) -> (&str, &str) {
     split_named("--by", text).unwrap_or((text.trim(), text))
 }

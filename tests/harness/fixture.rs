@@ -17,6 +17,8 @@ pub enum Fixture {
     Calls,
     /// The same, statically linked (not position-independent).
     CallsStatic,
+    /// Makes system calls of known numbers and results.
+    Asks,
     /// A function that begins with `endbr64`.
     EndbrFull,
     /// The same function beginning with `push`.
@@ -74,6 +76,7 @@ impl Fixture {
             Self::KingStatic => ("king.c", "king-static", &["-static"]),
             Self::Calls => ("calls.c", "calls", &[]),
             Self::CallsStatic => ("calls.c", "calls-static", &["-static"]),
+            Self::Asks => ("asks.c", "asks", &[]),
             Self::EndbrFull => ("endbr.c", "endbr-full", &["-fcf-protection=full"]),
             Self::EndbrNone => ("endbr.c", "endbr-none", &["-fcf-protection=none"]),
             Self::Nested => ("nested.c", "nested", &[]),

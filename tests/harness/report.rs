@@ -5,13 +5,24 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+/// `null` as the empty value.
+fn or_none<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(
+    value: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
 /// One event.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Event {
     pub probe: String,
     pub time_ns: u64,
+    /// 0, and no name: nobody knows on whose behalf it happened.
+    #[serde(deserialize_with = "or_none")]
     pub pid: u32,
+    #[serde(deserialize_with = "or_none")]
     pub tid: u32,
+    #[serde(deserialize_with = "or_none")]
     pub comm: String,
     pub latency_ns: Option<u64>,
     pub fields: Map<String, Value>,

@@ -25,6 +25,8 @@ pub struct Uprof {
     args: Vec<OsString>,
     deadline: Duration,
     nobody: bool,
+    env: Vec<(OsString, OsString)>,
+    folder: Option<PathBuf>,
 }
 
 impl Uprof {
@@ -38,7 +40,21 @@ impl Uprof {
             args,
             deadline: PATIENCE,
             nobody: false,
+            env: Vec::new(),
+            folder: None,
         }
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Started in this folder.
+    pub fn within(mut self, folder: &Path) -> Self {
+        self.folder = Some(folder.to_owned());
+        self
     }
 
     /// With `--format json` after these arguments, which must not end in `-- COMMAND`.
@@ -85,8 +101,12 @@ impl Uprof {
         } else {
             Command::new(binary())
         };
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         command
             .args(&self.args)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -169,7 +169,9 @@ impl KernelTypes {
                     && let Type::FuncProto(proto) =
                         btf.resolve_chained_type(&pointer).map_err(damaged)?
                 {
-                    return Ok(prototype(number, module, btf, (name, id), &proto, 1));
+                    let mut point = prototype(number, module, btf, (name, id), &proto, 1);
+                    self.name_arguments(&mut point);
+                    return Ok(point);
                 }
             }
         }
@@ -178,6 +180,16 @@ impl KernelTypes {
             nearest: nearest(name, self.raw_tracepoints("*")?.into_iter(), 5),
             name: name.to_owned(),
         })
+    }
+
+    /// The typedef of a raw tracepoint has no names for its arguments; the function that calls its programs has.
+    fn name_arguments(&self, point: &mut KernelFunction) {
+        if let Ok(caller) = self.function(&format!("{CALLER_PREFIX}{}", point.name)) {
+            let names = caller.parameters.into_iter().skip(1).map(|p| p.name);
+            for (argument, name) in point.parameters.iter_mut().zip(names) {
+                argument.name = name;
+            }
+        }
     }
 
     /// The names of all raw tracepoints that a glob of `*` and `?` matches, in order.
@@ -276,6 +288,8 @@ impl KernelTypes {
     }
 }
 
+/// The functions that call the programs of a tracepoint (include/linux/tracepoint.h, Linux 5.10).
+const CALLER_PREFIX: &str = "__traceiter_";
 /// The typedefs that describe raw tracepoints (include/trace/bpf_probe.h).
 const RAW_PREFIX: &str = "btf_trace_";
 

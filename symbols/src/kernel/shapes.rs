@@ -232,10 +232,11 @@ fn int(int: &btf_rs::Int, name: &str) -> Shape {
     if int.is_bool() {
         Shape::Bool { bytes }
     } else if int.is_char() || matches!(name, "char" | "signed char") {
-        // `unsigned char` is the kernel's u8: a number.
+        // `unsigned char` is the kernel's u8: a number. Its plain `char` is text, though it has no sign since Linux 6.2
+        // (-funsigned-char).
         Shape::Char {
             bytes,
-            signed: int.is_signed(),
+            signed: name == "char" || int.is_signed(),
         }
     } else {
         Shape::Int {
