@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
+use uprof_ebpf::features::Feature;
 
 use crate::cli::{DoctorArgs, Format};
 
@@ -48,7 +49,14 @@ struct Verdict {
 
 /// Runs all trials and prints what they found.
 pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
-    let features = uprof_ebpf::features::probe();
+    let mut features = uprof_ebpf::features::probe();
+    features.push(Feature {
+        name: "formats of tracepoints".to_owned(),
+        works: uprof_symbols::kernel::tracepoint("sched", "sched_switch")
+            .map(drop)
+            .map_err(|e| e.to_string()),
+        advice: "tracepoints and system calls cannot be probed: they are described in tracefs, which needs root".to_owned(),
+    });
     let verdicts: Vec<Verdict> = uprof_recipes::builtin().iter().map(verdict).collect();
     if args.format == Format::Json {
         for f in &features {

@@ -144,7 +144,11 @@ impl Plan {
         if probe.optional {
             return Ok(());
         }
-        bail!("{}: {}", probe.name, reasons.join("\n  nor: "))
+        let reasons = reasons.join("\n  nor: ");
+        match reasons.starts_with(&probe.name) {
+            true => bail!("{reasons}"),
+            false => bail!("{}: {reasons}", probe.name),
+        }
     }
 
     /// The processes on whose behalf the kernel is to be watched; `None`: all.
@@ -325,6 +329,7 @@ fn function(name: &str) -> Result<Found, String> {
                 module: None,
             },
         ),
+        (_, Err(unknown)) if !listed(name) => return Err(unknown.clone()),
         (fentry, _) => match works(KernelSource::Kprobe) {
             Ok(()) => (
                 KernelSource::Kprobe,
@@ -357,6 +362,18 @@ fn function(name: &str) -> Result<Found, String> {
         source,
         hook,
         known,
+    })
+}
+
+/// Whether the kernel or a module has code of that name, though BTF does not describe it. Where nobody tells, it may be.
+fn listed(name: &str) -> bool {
+    let Ok(symbols) = std::fs::read_to_string("/proc/kallsyms") else {
+        return true;
+    };
+    // ffffffff81000000 T name	[module]
+    symbols.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        matches!(words.next(), Some("t" | "T" | "w" | "W")) && words.next() == Some(name)
     })
 }
 

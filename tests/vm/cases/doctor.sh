@@ -23,5 +23,5 @@ has 'uprobe session' 6 13
 has 'tracepoint' 4 7
 has 'kprobe' 4 1
 has 'fentry' 5 5
-has '/sys/kernel/tracing' 4 1
+has 'formats of tracepoints' 4 1
 pass
