@@ -309,17 +309,13 @@ fn matching(provider: Provider, glob: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn works(source: KernelSource) -> Result<(), String> {
-    features::kernel(source)
-}
-
 /// By fentry and fexit where that works, else by kprobes.
 fn function(name: &str) -> Result<Found, String> {
     let described = kernel::types()
         .and_then(|types| types.function(name))
         .map_err(|e| e.to_string());
     let own = described.as_ref().is_ok_and(|f| f.module.is_none());
-    let (source, hook) = match (works(KernelSource::Function), &described) {
+    let (source, hook) = match (features::kernel(KernelSource::Function), &described) {
         (Ok(()), Ok(f)) if own => (
             KernelSource::Function,
             KernelHook::Function {
@@ -330,7 +326,7 @@ fn function(name: &str) -> Result<Found, String> {
             },
         ),
         (_, Err(unknown)) if !listed(name) => return Err(unknown.clone()),
-        (fentry, _) => match works(KernelSource::Kprobe) {
+        (fentry, _) => match features::kernel(KernelSource::Kprobe) {
             Ok(()) => (
                 KernelSource::Kprobe,
                 KernelHook::Kprobe {
@@ -378,8 +374,6 @@ fn listed(name: &str) -> bool {
 }
 
 fn raw_tracepoint(name: &str) -> Result<Found, String> {
-    works(KernelSource::RawTracepoint)
-        .map_err(|why| format!("rawtracepoint:{name} cannot be probed here: {why}"))?;
     let point = kernel::types()
         .and_then(|types| types.raw_tracepoint(name))
         .map_err(|e| e.to_string())?;
@@ -393,9 +387,9 @@ fn raw_tracepoint(name: &str) -> Result<Found, String> {
     })
 }
 
+/// Not tried beforehand, as functions are: every kernel that describes a tracepoint lets programs sit on it, and letting
+/// go of a trial would take 50 ms.
 fn tracepoint(name: &str) -> Result<Found, String> {
-    works(KernelSource::Tracepoint)
-        .map_err(|why| format!("tracepoint:{name} cannot be probed here: {why}"))?;
     let Some((group, point)) = name.split_once(':') else {
         return Err(format!("tracepoint:{name}: write tracepoint:GROUP:NAME"));
     };
@@ -412,8 +406,6 @@ fn tracepoint(name: &str) -> Result<Found, String> {
 }
 
 fn syscall(name: &str, call: bool) -> Result<Found, String> {
-    works(KernelSource::Tracepoint)
-        .map_err(|why| format!("syscall:{name} cannot be probed here: {why}"))?;
     let find = |side: &str| {
         kernel::tracepoint("syscalls", &format!("sys_{side}_{name}")).map_err(|e| e.to_string())
     };
