@@ -26,7 +26,7 @@ use crate::calibrate::Calibration;
 use crate::cli::{Common, DemoArgs, ReportFormat};
 use crate::command::{Exit, Held, Running};
 use crate::demo;
-use crate::plan::{Attachment, Plan};
+use crate::plan::{Attachment, Plan, Variant};
 use crate::report::model::Summary;
 use crate::report::{self, Output, TermInfo};
 use crate::target::{self, Selection, TargetSpec};
@@ -577,7 +577,9 @@ impl Run {
                 if found.is_empty() && !self.plan.only_kernel() {
                     bail!("none of the functions is there");
                 }
-                self.engine.allow_kernel(start.pid)?;
+                if self.plan.variants.iter().any(Variant::in_kernel) {
+                    self.engine.allow_kernel(start.pid)?;
+                }
                 self.arm(&found)
             });
             match armed {
