@@ -222,6 +222,34 @@ fn a_system_call_takes_its_time_and_returns() {
     }
 }
 
+/// A system call's text may be on a page that is there only once the call has read it.
+#[test]
+fn a_text_is_read_at_the_return() {
+    let _alone = alone();
+    // openat(2): the path is its second argument.
+    let text = Capture::Str {
+        addr: Expr::Saved(0),
+        len: None,
+        limit: 1024,
+    };
+    let spec = call(vec![Capture::Int(field(24))], event(vec![text]));
+    let spec = on(KernelSource::Tracepoint, spec);
+    for oldest in [false, true] {
+        let way = format!("oldest: {oldest}");
+        let mut engine = load(spec.clone(), &options(oldest));
+        hook(&mut engine, 0, &at(syscall("openat", true)), Some(me()));
+        let path = format!("/no/such/file-{oldest}");
+        std::fs::File::open(&path).unwrap_err();
+        engine.detach();
+        let mut all = Vec::new();
+        engine
+            .drain(|r| all.push(String::from_utf8_lossy(r.bytes(0).data).into_owned()))
+            .unwrap();
+        assert!(all.contains(&path), "{way}: {all:?}");
+        accounted(&way, engine.counters(0));
+    }
+}
+
 #[test]
 fn a_system_call_that_goes_on_is_open() {
     let _alone = alone();

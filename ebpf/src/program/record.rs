@@ -382,8 +382,9 @@ impl Program<'_> {
         self.emit.read_text(source.space);
         self.emit.asm.jump_if_imm(Cmp::Slt, R0, 0, partly);
         let (whole, empty) = (self.emit.asm.label(), self.emit.asm.label());
-        // On 5.10 and 6.1 an empty string is 0 bytes long, without its NUL.
-        self.emit.asm.jump_if_imm(Cmp::Eq, R0, 0, empty);
+        // On 5.10 and 6.1 an empty string is 0 bytes long, without its NUL. (Their verifiers learn
+        // from an order that the rest is at least 1, but not from inequality.)
+        self.emit.asm.jump_if_imm(Cmp::Slt, R0, 1, empty);
         self.emit
             .asm
             .jump_if_imm(Cmp::Le, R0, limit as i32 + 1, whole);
