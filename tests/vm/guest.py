@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 TARGETS = HERE.parent / "targets"
 C = "-O2 -g -Wall -Wextra -pthread -fno-builtin-malloc -fno-builtin-free -fno-builtin-calloc -fno-builtin-realloc".split()
 # A case that hangs ends by itself after so many seconds.
-CASE_LIMIT = 90
+CASE_LIMIT = 180
 
 
 class Case:

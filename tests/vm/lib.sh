@@ -100,7 +100,7 @@ uprof_ended() {
     probes | while read -r line; do
         hits=$(number hits "$line")
         sum=0
-        for part in emitted aggregated filtered dropped unpaired; do sum=$((sum + $(number $part "$line"))); done
+        for part in emitted aggregated filtered dropped unpaired unsampled; do sum=$((sum + $(number $part "$line"))); done
         [ "$hits" = $sum ] || echo "hits are not accounted for: $line" > wrong
     done
     [ ! -e wrong ] || fail "$(cat wrong)"
@@ -115,8 +115,27 @@ number() { echo "$2" | sed -n "s/.*\"$1\":\([0-9]*\).*/\1/p"; }
 # probe FIELD [NAME]: a number of the summary's probe of that name, or of its only one.
 probe() { number "$1" "$(probes | grep "\"probe\":\"[^\"]*$2\"")"; }
 
-# events FIELD: that field of each event, one a line.
-events() { grep '"type":"event"' report | sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
+# events FIELD [PATTERN]: that field of each event (whose line has the pattern), one a line.
+events() { grep '"type":"event"' report | grep -e "$2" | sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p"; }
+
+# sum: of the numbers that come in.
+sum() { awk '{ s += $1 } END { print s + 0 }'; }
+
+# recipe NAME ARGUMENTS... -- ARGUMENTS-OF-SOCKETS...: runs it while a program talks to itself by TCP.
+recipe() {
+    name=$1 options=
+    shift
+    while [ "$1" != -- ]; do
+        options="$options $1"
+        shift
+    done
+    shift
+    target sockets "$@"
+    uprof_start recipe "$name" $options
+    go
+    uprof_stop
+    end_target
+}
 
 # ---- the tests of uprof-ebpf
 

@@ -1,5 +1,5 @@
 # tests: events functions
-# limit: 200
+# limit: 600
 # Probes on events of the kernel: tracepoints, raw tracepoints, and its functions by fentry, fexit and kprobes, all of
 # which Debian's kernels have.
 . /vm/lib.sh

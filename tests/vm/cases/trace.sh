@@ -21,8 +21,6 @@ traced() {
     equal "dropped ($flags)" "$(probe dropped)" 0
 }
 
-sum() { awk '{ s += $1 } END { print s + 0 }'; }
-
 traced work --capture n=arg0 -- --calls 1000
 events n > numbers
 seq 0 999 | cmp - numbers || fail "the arguments are not 0, 1, 2, ..."
