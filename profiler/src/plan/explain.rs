@@ -55,13 +55,16 @@ impl Plan {
             ProbeKind::Call { .. } => "entry and return",
         };
         let _ = writeln!(text, "\nprobe {} ({kind})", probe.name);
-        for (name, e) in &self.place_of(v).capture {
-            let _ = writeln!(text, "  capture  {name} = {e}   ({})", type_name(&e.ty));
+        // As the recipe has them: bound to a place, sock() alone fills a screen.
+        let written = &self.recipe.probes[v.probe];
+        let place = &written.at[v.at];
+        for ((name, e), (_, bound)) in place.capture.iter().zip(&self.place_of(v).capture) {
+            let _ = writeln!(text, "  capture  {name} = {e}   ({})", type_name(&bound.ty));
         }
         for (what, e) in [
-            ("where", &self.place_of(v).where_),
-            ("where", &probe.where_),
-            ("keep", &probe.keep),
+            ("where", &place.where_),
+            ("where", &written.where_),
+            ("keep", &written.keep),
         ] {
             if let Some(e) = e {
                 let _ = writeln!(text, "  {what:8} {e}");
