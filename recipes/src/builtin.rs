@@ -20,6 +20,14 @@ impl Builtin {
 pub fn builtin() -> &'static [Builtin] {
     &[
         Builtin {
+            name: "accept",
+            text: include_str!("../builtin/accept.toml"),
+        },
+        Builtin {
+            name: "exec",
+            text: include_str!("../builtin/exec.toml"),
+        },
+        Builtin {
             name: "getaddrinfo",
             text: include_str!("../builtin/getaddrinfo.toml"),
         },
@@ -62,6 +70,22 @@ pub fn builtin() -> &'static [Builtin] {
         Builtin {
             name: "redis-commands",
             text: include_str!("../builtin/redis-commands.toml"),
+        },
+        Builtin {
+            name: "tcp-accept",
+            text: include_str!("../builtin/tcp-accept.toml"),
+        },
+        Builtin {
+            name: "tcp-connect",
+            text: include_str!("../builtin/tcp-connect.toml"),
+        },
+        Builtin {
+            name: "tcp-life",
+            text: include_str!("../builtin/tcp-life.toml"),
+        },
+        Builtin {
+            name: "tcp-states",
+            text: include_str!("../builtin/tcp-states.toml"),
         },
         Builtin {
             name: "ucontext-coroutines",

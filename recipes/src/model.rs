@@ -477,6 +477,9 @@ pub struct Sockets {
     pub to: String,
     /// Probes whose events run on the thread that a socket belongs to. Their events are not shown.
     pub owners: Vec<String>,
+    /// With [`SocketEvents::Connects`]: the probe whose events begin an attempt, on the thread that connects. Only attempts
+    /// that it saw are shown, with its captures. Its own events are not.
+    pub begins: Option<String>,
     /// Which transitions are shown.
     pub show: SocketEvents,
 }

@@ -1,5 +1,6 @@
 //! The built-in recipes against the real thing, each compared with what the program itself knows.
 
+mod exec;
 mod getaddrinfo;
 mod nginx_close;
 mod nginx_requests;
@@ -9,4 +10,5 @@ mod postgres_queries;
 mod pthread_mutex;
 mod python_functions;
 mod redis_commands;
+mod tcp;
 mod ucontext_coroutines;

@@ -10,9 +10,11 @@ use uprof_recipes::SocketEvents;
 
 use crate::report::model::{Event, Value};
 
+/// Captures by their names.
+pub type Fields = Vec<(Arc<str>, Value)>;
+
 /// States of a TCP socket (include/net/tcp_states.h, the same from Linux 2.6.12 to 7.2).
 mod state {
-    pub const ESTABLISHED: u64 = 1;
     pub const SYN_SENT: u64 = 2;
     pub const SYN_RECV: u64 = 3;
     pub const CLOSE: u64 = 7;
@@ -69,6 +71,13 @@ struct Socket {
     changed_ns: u64,
     role: Option<Role>,
     owner: Option<Owner>,
+    /// What was captured when it began.
+    beginning: Fields,
+}
+
+/// Is this a socket's first transition? One that connects to another that connects to it goes on to SYN_RECV.
+fn begins(from: u64, to: u64) -> bool {
+    from == state::CLOSE || to == state::SYN_RECV && from != state::SYN_SENT
 }
 
 /// One change of a socket's state.
@@ -85,6 +94,8 @@ pub struct Transition {
 /// Follows sockets, and tells which of their transitions are to be shown.
 pub struct Sockets {
     show: SocketEvents,
+    /// Are there only those of which a beginning was told?
+    begun_only: bool,
     sockets: HashMap<u64, Socket>,
     /// Sockets that were forgotten for want of room.
     forgotten: u64,
@@ -93,10 +104,11 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// To show these of their transitions.
-    pub fn new(show: SocketEvents) -> Self {
+    /// To show these of their transitions; with BEGUN_ONLY those of sockets that [`Self::begun`] told of.
+    pub fn new(show: SocketEvents, begun_only: bool) -> Self {
         Self {
             show,
+            begun_only,
             sockets: HashMap::new(),
             forgotten: 0,
             unowned: 0,
@@ -117,6 +129,19 @@ impl Sockets {
         known.owner = Some(owner);
     }
 
+    /// A thread began to connect a socket; FIELDS were captured there, and are added to what is shown of it.
+    pub fn begun(&mut self, socket: u64, owner: Owner, fields: Fields, time_ns: u64) {
+        self.make_room();
+        let known = Socket {
+            born_ns: Some(time_ns),
+            changed_ns: time_ns,
+            role: Some(Role::Client),
+            owner: Some(owner),
+            beginning: fields,
+        };
+        self.sockets.insert(socket, known);
+    }
+
     /// Takes a transition, which EVENT tells of; gives it back as the owner's, with what the join adds, when it is to be
     /// shown. `None` of an owner: nobody knows whose it is.
     pub fn changed(
@@ -126,8 +151,11 @@ impl Sockets {
     ) -> Option<(Event, Option<Owner>)> {
         let now = event.time_ns;
         let Transition { socket, from, to } = change;
+        if self.begun_only && !self.sockets.contains_key(&socket) {
+            return None;
+        }
         // What begins here was another socket before, of which the end was not seen.
-        if from == state::CLOSE || matches!(to, state::SYN_RECV) {
+        if begins(from, to) {
             self.sockets.remove(&socket);
         }
         self.make_room();
@@ -144,7 +172,7 @@ impl Sockets {
                 known.role = Some(Role::Listener);
                 known.owner = Some(Owner::of(&event));
             }
-            state::SYN_RECV => {
+            state::SYN_RECV if from != state::SYN_SENT => {
                 known.role = Some(Role::Server);
                 known.born_ns = Some(now);
             }
@@ -152,8 +180,13 @@ impl Sockets {
         }
         known.changed_ns = now;
         let age = known.born_ns.map(|born| now.saturating_sub(born));
+        for (name, value) in known.beginning.drain(..) {
+            if !event.fields.iter().any(|(there, _)| *there == name) {
+                event.fields.push((name, value));
+            }
+        }
         let (role, owner) = (known.role, known.owner.clone());
-        if to == state::CLOSE {
+        if to == state::CLOSE || self.begun_only {
             self.sockets.remove(&socket);
             self.unowned += u64::from(owner.is_none());
         }
@@ -163,15 +196,13 @@ impl Sockets {
                 to == state::CLOSE && from != state::LISTEN && from != state::SYN_SENT,
                 age,
             ),
-            SocketEvents::Connects => (
-                from == state::SYN_SENT && (to == state::ESTABLISHED || to == state::CLOSE),
-                age,
-            ),
+            // To SYN_RECV, where both ends connect at once.
+            SocketEvents::Connects => (from == state::SYN_SENT, age),
         };
         if !shown {
             return None;
         }
-        let begins = from == state::CLOSE || to == state::SYN_RECV;
+        let begins = begins(from, to);
         let unknown = Value::Missing(if begins { "" } else { "since before uprof" });
         let time = time.filter(|_| !begins).map_or(unknown, Value::Duration);
         event.fields.push((Arc::from(self.show.time()), time));
@@ -246,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_client_keeps_its_owner_whoever_runs_when_it_closes() {
-        let mut s = Sockets::new(SocketEvents::Lives);
+        let mut s = Sockets::new(SocketEvents::Lives, false);
         assert!(s.changed(change(7, 2), event(100, "curl")).is_none());
         assert!(s.changed(change(2, 1), event(150, "swapper/0")).is_none());
         assert!(s.changed(change(1, 4), event(900, "curl")).is_none());
@@ -262,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_server_s_socket_belongs_to_who_accepts_it() {
-        let mut s = Sockets::new(SocketEvents::States);
+        let mut s = Sockets::new(SocketEvents::States, false);
         let (first, owner) = s.changed(change(10, 3), event(10, "wrk")).expect("shown");
         assert_eq!((field(&first, "held"), owner), (&Value::Missing(""), None));
         s.owned(0xffff_8880_0000_1000, Owner::of(&event(20, "nginx")), 20);
@@ -274,7 +305,7 @@ mod tests {
 
     #[test]
     fn an_attempt_to_connect_ends_well_or_not() {
-        let mut s = Sockets::new(SocketEvents::Connects);
+        let mut s = Sockets::new(SocketEvents::Connects, false);
         assert!(s.changed(change(7, 2), event(0, "nc")).is_none());
         let (refused, _) = s.changed(change(2, 7), event(30, "nc")).expect("shown");
         assert_eq!(field(&refused, "took"), &Value::Duration(30));
@@ -288,8 +319,21 @@ mod tests {
     }
 
     #[test]
+    fn of_attempts_whose_beginning_is_told_the_others_are_not_shown() {
+        let mut s = Sockets::new(SocketEvents::Connects, true);
+        let end = change(2, 1);
+        assert!(s.changed(end, event(10, "swapper/0")).is_none());
+        let uid = vec![(Arc::from("uid"), Value::Uint(33))];
+        s.begun(end.socket, Owner::of(&event(20, "php")), uid, 20);
+        let (done, owner) = s.changed(end, event(90, "swapper/0")).expect("shown");
+        assert_eq!(field(&done, "uid"), &Value::Uint(33));
+        assert_eq!(field(&done, "took"), &Value::Duration(70));
+        assert_eq!(owner.map(|o| o.comm), Some("php".to_owned()));
+    }
+
+    #[test]
     fn sockets_older_than_the_run_say_so_and_memory_is_bounded() {
-        let mut s = Sockets::new(SocketEvents::Lives);
+        let mut s = Sockets::new(SocketEvents::Lives, false);
         let (end, owner) = s.changed(change(8, 7), event(5, "x")).expect("shown");
         assert!(matches!(field(&end, "age"), Value::Missing(_)) && owner.is_none());
         assert_eq!(s.notes().len(), 1);

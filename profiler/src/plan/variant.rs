@@ -56,6 +56,12 @@ pub(super) fn of_place(
         .map(inlined)
         .collect();
     let keep = probe.keep.as_ref().map(inlined);
+    // On anybody's thread a filter by thread means nothing; a join asks those of its probes that run on the right one.
+    let nobody = Limits::default();
+    let limits = match probe.context {
+        recipes::Context::Thread => limits,
+        recipes::Context::Any => &nobody,
+    };
     let (early, late, keep) = filters(&mut low, &wheres, keep.as_ref(), limits);
     let exprs = expressions(probe, at);
     let mut args: Vec<u8> = exprs

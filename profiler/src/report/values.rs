@@ -38,10 +38,16 @@ pub(super) fn show(out: &mut String, value: &Value) {
 }
 
 /// As [`show`], with a number in a unit: `bytes` and `ns` are scaled, `hex` is written as that, any other word stands
-/// after it.
+/// after it. A text in `args` is the words between its NULs.
 pub(super) fn show_in(out: &mut String, value: &Value, unit: &str) {
     match (value, unit) {
         (_, "") => show(out, value),
+        (Value::Text { bytes, cut }, "args") => {
+            words(out, bytes);
+            if *cut {
+                out.push_str("…(cut)");
+            }
+        }
         (Value::Uint(n), "hex") => {
             let _ = write!(out, "{n:#x}");
         }
@@ -51,6 +57,28 @@ pub(super) fn show_in(out: &mut String, value: &Value, unit: &str) {
         (Value::Uint(n), unit) => out.push_str(&units::quantity_aligned(*n as f64, unit)),
         (Value::Int(n), unit) => out.push_str(&units::quantity_aligned(*n as f64, unit)),
         _ => show(out, value),
+    }
+}
+
+/// Words that a NUL ends each, as the arguments of a program, with blanks between them; in quotes where a shell would not
+/// take it for one word.
+fn words(out: &mut String, bytes: &[u8]) {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    for (i, word) in bytes.split(|&b| b == 0).enumerate() {
+        if i > 0 {
+            out.push(' ');
+        }
+        let splits = |b: &u8| b.is_ascii_whitespace() || matches!(b, b'\'' | b'"' | b'\\');
+        if word.is_empty() && i > 0 || word.iter().any(splits) {
+            out.push('\'');
+            for (part, text) in word.split(|&b| b == b'\'').enumerate() {
+                out.push_str(if part == 0 { "" } else { "'\\''" });
+                escape::text(out, text);
+            }
+            out.push('\'');
+        } else {
+            escape::text(out, word);
+        }
     }
 }
 
@@ -93,6 +121,25 @@ pub(super) fn stack_lines<'v>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_are_words() {
+        for (bytes, shown) in [
+            (&b"echo\0a\0"[..], "echo a"),
+            (b"sh\0-c\0it's $x\0\0", "sh -c 'it'\\''s $x' ''"),
+            (b"printf\0a\nb\0\xff\x1b\0", "printf 'a\\nb' \\xff\\x1b"),
+            (b"cut wor", "'cut wor'"),
+            (b"", ""),
+        ] {
+            let text = Value::Text {
+                bytes: bytes.to_vec(),
+                cut: false,
+            };
+            let mut out = String::new();
+            show_in(&mut out, &text, "args");
+            assert_eq!(out, shown);
+        }
+    }
 
     #[test]
     fn a_column_has_its_unit_for_numbers_alone() {

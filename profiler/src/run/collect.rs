@@ -448,6 +448,10 @@ enum SocketRole {
     Owner {
         socket: usize,
     },
+    Begin {
+        /// Of the field, and of the capture.
+        socket: (usize, usize),
+    },
 }
 
 impl Sockets {
@@ -461,6 +465,10 @@ impl Sockets {
                     to: capture_of(v, &s.to)?.1,
                 });
             }
+            if s.begins.as_ref() == Some(name) {
+                let socket = capture_of(v, &s.socket)?;
+                return Some(SocketRole::Begin { socket });
+            }
             let socket = s
                 .owners
                 .contains(name)
@@ -468,7 +476,7 @@ impl Sockets {
             Some(SocketRole::Owner { socket: socket.1 })
         };
         Self {
-            join: join::sockets::Sockets::new(s.show),
+            join: join::sockets::Sockets::new(s.show, s.begins.is_some()),
             roles: plan.variants.iter().map(role).collect(),
         }
     }
@@ -478,13 +486,20 @@ impl Sockets {
         &mut self,
         variant: usize,
         r: &Record<'_>,
-        event: Event,
+        mut event: Event,
         only: Option<&HashSet<u32>>,
     ) -> Option<Event> {
         match (*self.roles.get(variant)?)? {
             SocketRole::Owner { socket } => {
                 let owner = Owner::of(&event);
                 self.join.owned(r.int(socket)?, owner, event.time_ns);
+                None
+            }
+            SocketRole::Begin { socket } => {
+                event.fields.remove(socket.0);
+                let owner = Owner::of(&event);
+                let socket = r.int(socket.1)?;
+                self.join.begun(socket, owner, event.fields, event.time_ns);
                 None
             }
             SocketRole::State { socket, from, to } => {

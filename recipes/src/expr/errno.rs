@@ -137,6 +137,12 @@ const ERRORS: &[(u64, &str)] = &[
     (130, "EOWNERDEAD"),
     (131, "ENOTRECOVERABLE"),
     (132, "ERFKILL"),
+    // What a call that a signal interrupts returns inside the kernel, which then makes it EINTR or calls again:
+    // include/linux/errno.h. They are seen where calls are seen to return.
+    (512, "ERESTARTSYS"),
+    (513, "ERESTARTNOINTR"),
+    (514, "ERESTARTNOHAND"),
+    (516, "ERESTART_RESTARTBLOCK"),
 ];
 
 /// What the type of `errno()` is called.

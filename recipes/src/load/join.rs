@@ -32,14 +32,30 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Jo
     }
     match (join.get("statements"), join.get("sockets")) {
         (Some(value), _) => statements(r, value, probes),
-        (_, Some(value)) => sockets(r, value, probes),
+        (_, Some(value)) => sockets(r, value, probes, &names(top)),
         _ => None,
     }
 }
 
-const SOCKET_KEYS: &[&str] = &["state", "socket", "from", "to", "owners", "show"];
+const SOCKET_KEYS: &[&str] = &["state", "socket", "from", "to", "owners", "begins", "show"];
 
-fn sockets(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Option<Join> {
+/// The names that the file gives to probes, also to those that are switched off.
+fn names(top: &DeTable<'_>) -> Vec<String> {
+    let tables = ["probe", "call"]
+        .into_iter()
+        .filter_map(|k| top.get(k)?.get_ref().as_array());
+    let names = tables
+        .flat_map(|list| list.iter())
+        .filter_map(|probe| probe.get_ref().get("name")?.get_ref().as_str());
+    names.map(str::to_owned).collect()
+}
+
+fn sockets(
+    r: &Reader,
+    value: &Spanned<DeValue<'_>>,
+    probes: &[Probe],
+    named: &[String],
+) -> Option<Join> {
     let t = r.table(value, "sockets")?;
     r.known(t, "[join.sockets]", SOCKET_KEYS);
     let text = |key: &str| {
@@ -68,8 +84,20 @@ fn sockets(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Option
             .into_iter()
             .map(|owner| owner.value)
             .collect(),
+        begins: t
+            .get("begins")
+            .and_then(|v| r.string(v, "begins", "a text"))
+            .map(str::to_owned),
         show: *show,
     };
+    if join.begins.is_some() && join.show != SocketEvents::Connects {
+        let what = "`begins` goes with `show = \"connects\"`: other transitions need no beginning";
+        r.report(r.error(place(t, "begins"), what));
+    }
+    // A recipe that counts instead has switched it off.
+    if !probes.iter().any(|p| p.name == join.state) && named.contains(&join.state) {
+        return None;
+    }
     let state = probe(r, t, probes, "state", &join.state)?;
     for (key, name) in [
         ("socket", &join.socket),
@@ -81,6 +109,10 @@ fn sockets(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Option
     for owner in &join.owners {
         let owner = probe(r, t, probes, "owners", owner)?;
         captured(r, t, "owners", &join.socket, owner);
+    }
+    if let Some(begins) = &join.begins {
+        let begins = probe(r, t, probes, "begins", begins)?;
+        captured(r, t, "begins", &join.socket, begins);
     }
     Some(Join::Sockets(join))
 }

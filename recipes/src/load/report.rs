@@ -6,12 +6,12 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Val};
 use crate::error::Error;
-use crate::model::{Action, Align, Column, Graph, Join, Probe, Report, Top};
+use crate::model::{Action, Align, Column, Graph, Join, Probe, Report, SocketEvents, Top};
 use crate::suggest;
 
 /// What every event has.
 const EVENT: &[&str] = &["time", "pid", "tid", "comm", "latency", "probe"];
-const UNITS: &[&str] = &["bytes", "ns", "hex"];
+const UNITS: &[&str] = &["bytes", "ns", "hex", "args"];
 
 pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option<&Join>) -> Report {
     let Some(t) = top.get("report").and_then(|v| r.table(v, "report")) else {
@@ -26,11 +26,13 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option
     if let Some(Join::Sockets(sockets)) = join {
         captures.extend([sockets.show.time().to_owned(), "role".to_owned()]);
     }
-    let reading = Reading {
-        r,
-        captures,
-        off: named(top),
-    };
+    let mut off = named(top);
+    // What a join adds that is switched off with its probes.
+    if join.is_none() && top.get("join").is_some() {
+        off.extend(SocketEvents::ALL.map(|(.., time)| time.to_owned()));
+        off.push("role".to_owned());
+    }
+    let reading = Reading { r, captures, off };
     Report {
         columns: t
             .get("columns")

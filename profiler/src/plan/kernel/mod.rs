@@ -147,6 +147,10 @@ impl Plan {
         if probe.context == Context::Thread {
             return Ok(());
         }
+        // An attempt to connect is shown when the probe on its thread let it pass.
+        if matches!(&self.recipe.join, Some(recipes::Join::Sockets(s)) if s.begins.is_some()) {
+            return Ok(());
+        }
         let limits = &self.limits;
         let flag = match (limits.uid, limits.cgroup, &limits.comm) {
             (Some(_), ..) => Some("--uid"),
