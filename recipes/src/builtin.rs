@@ -32,6 +32,10 @@ pub fn builtin() -> &'static [Builtin] {
             text: include_str!("../builtin/getaddrinfo.toml"),
         },
         Builtin {
+            name: "icmp-echo",
+            text: include_str!("../builtin/icmp-echo.toml"),
+        },
+        Builtin {
             name: "malloc",
             text: include_str!("../builtin/malloc.toml"),
         },
@@ -80,8 +84,24 @@ pub fn builtin() -> &'static [Builtin] {
             text: include_str!("../builtin/tcp-connect.toml"),
         },
         Builtin {
+            name: "tcp-drop",
+            text: include_str!("../builtin/tcp-drop.toml"),
+        },
+        Builtin {
             name: "tcp-life",
             text: include_str!("../builtin/tcp-life.toml"),
+        },
+        Builtin {
+            name: "tcp-reset",
+            text: include_str!("../builtin/tcp-reset.toml"),
+        },
+        Builtin {
+            name: "tcp-retransmit",
+            text: include_str!("../builtin/tcp-retransmit.toml"),
+        },
+        Builtin {
+            name: "tcp-send",
+            text: include_str!("../builtin/tcp-send.toml"),
         },
         Builtin {
             name: "tcp-states",

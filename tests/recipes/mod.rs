@@ -2,6 +2,8 @@
 
 mod exec;
 mod getaddrinfo;
+mod icmp_echo;
+mod network;
 mod nginx_close;
 mod nginx_requests;
 mod ntyco_coroutines;
@@ -11,4 +13,8 @@ mod pthread_mutex;
 mod python_functions;
 mod redis_commands;
 mod tcp;
+mod tcp_drop;
+mod tcp_reset;
+mod tcp_retransmit;
+mod tcp_send;
 mod ucontext_coroutines;
