@@ -11,45 +11,131 @@ use super::{units, values};
 /// With more distributions of one name than this, a row each in one table says more than blocks.
 const MOST_BLOCKS: usize = 3;
 
-/// Draws the histograms of one name.
-pub(super) fn histograms(out: &mut String, group: &[&Histogram], moment: &Moment) {
-    let Some(first) = group.first() else { return };
+/// What is drawn as a block of its own, or as a row of a table where there are many.
+pub(super) trait Distribution {
+    /// Its name, how many values there are, their mean, and its unit.
+    fn head(&self) -> (&str, u64, f64, &str);
+    /// Draws it alone.
+    fn block(&self, out: &mut String, moment: &Moment);
+    /// Draws many, and says what is left out.
+    fn table(out: &mut String, name: &str, shown: &[&Self], moment: &Moment, more: Option<String>);
+}
+
+/// Draws the distributions of one name.
+pub(super) fn draw<D: Distribution>(out: &mut String, group: &[&D], moment: &Moment) {
+    let Some((name, ..)) = group.first().map(|first| first.head()) else {
+        return;
+    };
     let mut sorted = group.to_vec();
-    sorted.sort_by_key(|h| std::cmp::Reverse(h.count));
-    let shown = moment.shown(&first.name).min(sorted.len());
-    let more = and_more(sorted[shown..].iter().map(|h| {
-        let total = (h.mean * h.count as f64, h.unit.as_str());
-        (h.count, vec![("total", total)])
+    sorted.sort_by_key(|d| std::cmp::Reverse(d.head().1));
+    let (shown, left) = sorted.split_at(moment.shown(name).min(sorted.len()));
+    let more = and_more(left.iter().map(|d| {
+        let (_, count, mean, unit) = d.head();
+        (count, vec![("total", (mean * count as f64, unit))])
     }));
-    let (name, shown) = (&first.name, &sorted[..shown]);
     if group.len() > MOST_BLOCKS {
-        histogram_table(out, name, shown, moment, more);
+        D::table(out, name, shown, moment, more);
     } else {
-        for h in shown {
-            histogram_block(out, h, moment);
+        for d in shown {
+            d.block(out, moment);
         }
         out.extend(more.map(|more| more + "\n\n"));
     }
 }
 
-/// Draws the linear histograms of one name.
-pub(super) fn linear(out: &mut String, group: &[&Linear], moment: &Moment) {
-    let Some(first) = group.first() else { return };
-    let mut sorted = group.to_vec();
-    sorted.sort_by_key(|h| std::cmp::Reverse(h.count));
-    let shown = moment.shown(&first.name).min(sorted.len());
-    let more = and_more(sorted[shown..].iter().map(|h| {
-        let total = (h.mean * h.count as f64, h.unit.as_str());
-        (h.count, vec![("total", total)])
-    }));
-    let (name, shown) = (&first.name, &sorted[..shown]);
-    if group.len() > MOST_BLOCKS {
-        linear_table(out, name, shown, moment, more);
-    } else {
-        for h in shown {
-            linear_block(out, h, moment);
+impl Distribution for Histogram {
+    fn head(&self) -> (&str, u64, f64, &str) {
+        (&self.name, self.count, self.mean, &self.unit)
+    }
+
+    fn block(&self, out: &mut String, moment: &Moment) {
+        block_title(out, &self.name, &self.key, moment.style);
+        let total = self.mean * self.count as f64;
+        counted(out, self.count, moment);
+        let _ = write!(out, "  total {}", units::quantity(total, &self.unit));
+        if moment.seconds > 0.0 && self.unit == "bytes" {
+            let _ = write!(
+                out,
+                " ({}/s)",
+                units::size((total / moment.seconds).round())
+            );
         }
-        out.extend(more.map(|more| more + "\n\n"));
+        if self.count == 0 {
+            out.push_str("\n\n");
+            return;
+        }
+        let _ = writeln!(out, "  mean {}", units::quantity(self.mean, &self.unit));
+        marks(out, self, |value| value as f64);
+        if let Some(cost) = self.probe_cost_ns.filter(|cost| *cost > 0) {
+            let _ = write!(
+                out,
+                "\n  less the probe's own {}:  mean {}",
+                units::quantity(cost as f64, &self.unit),
+                units::quantity(self.net(self.mean), &self.unit)
+            );
+            marks(out, self, |value| self.net(value as f64));
+        }
+        out.push_str("\n\n");
+        bars::log(out, self, moment.style);
+        out.push('\n');
+    }
+
+    fn table(out: &mut String, name: &str, shown: &[&Self], moment: &Moment, more: Option<String>) {
+        let columns = ["count", "rate", "total", "mean", "p50", "p99", "max"];
+        let rows = shown.iter().map(|h| {
+            let quantity = |value: f64| units::quantity_aligned(value, &h.unit);
+            let cells = [
+                h.count.to_string(),
+                per_second(h.count, moment.seconds),
+                quantity(h.mean * h.count as f64),
+                quantity(h.mean),
+                quantity(h.p50 as f64),
+                quantity(h.p99 as f64),
+                quantity(h.max as f64),
+            ];
+            (h.key.as_slice(), cells)
+        });
+        table(out, name, columns, rows, moment.style, more);
+    }
+}
+
+impl Distribution for Linear {
+    fn head(&self) -> (&str, u64, f64, &str) {
+        (&self.name, self.count, self.mean, &self.unit)
+    }
+
+    fn block(&self, out: &mut String, moment: &Moment) {
+        block_title(out, &self.name, &self.key, moment.style);
+        counted(out, self.count, moment);
+        let least = [
+            ("mean", self.mean),
+            ("min", self.min as f64),
+            ("max", self.max as f64),
+        ];
+        for (name, value) in least.into_iter().filter(|_| self.count > 0) {
+            let _ = write!(out, "  {name} {}", units::quantity(value, &self.unit));
+        }
+        out.push_str("\n\n");
+        bars::linear(out, self, moment.style);
+        out.push('\n');
+    }
+
+    fn table(out: &mut String, name: &str, shown: &[&Self], moment: &Moment, more: Option<String>) {
+        let columns = ["count", "rate", "mean", "min", "max", "below", "above"];
+        let rows = shown.iter().map(|h| {
+            let quantity = |value: f64| units::quantity_aligned(value, &h.unit);
+            let cells = [
+                h.count.to_string(),
+                per_second(h.count, moment.seconds),
+                quantity(h.mean),
+                quantity(h.min as f64),
+                quantity(h.max as f64),
+                h.below.to_string(),
+                h.above.to_string(),
+            ];
+            (h.key.as_slice(), cells)
+        });
+        table(out, name, columns, rows, moment.style, more);
     }
 }
 
@@ -79,108 +165,12 @@ fn counted(out: &mut String, count: u64, moment: &Moment) {
     }
 }
 
-fn histogram_block(out: &mut String, h: &Histogram, moment: &Moment) {
-    block_title(out, &h.name, &h.key, moment.style);
-    let total = h.mean * h.count as f64;
-    counted(out, h.count, moment);
-    let _ = write!(out, "  total {}", units::quantity(total, &h.unit));
-    if moment.seconds > 0.0 && h.unit == "bytes" {
-        let _ = write!(
-            out,
-            " ({}/s)",
-            units::size((total / moment.seconds).round())
-        );
-    }
-    if h.count == 0 {
-        out.push_str("\n\n");
-        return;
-    }
-    let _ = writeln!(out, "  mean {}", units::quantity(h.mean, &h.unit));
-    marks(out, h, |value| value as f64);
-    if let Some(cost) = h.probe_cost_ns.filter(|cost| *cost > 0) {
-        let _ = write!(
-            out,
-            "\n  less the probe's own {}:  mean {}",
-            units::quantity(cost as f64, &h.unit),
-            units::quantity(h.net(h.mean), &h.unit)
-        );
-        marks(out, h, |value| h.net(value as f64));
-    }
-    out.push_str("\n\n");
-    bars::log(out, h, moment.style);
-    out.push('\n');
-}
-
 /// The quantiles in a row.
 fn marks(out: &mut String, h: &Histogram, shown: impl Fn(u64) -> f64) {
     for (name, value) in h.marks() {
         let name = name.replace("p999", "p99.9");
         let _ = write!(out, "  {name} {}", units::quantity(shown(value), &h.unit));
     }
-}
-
-fn linear_block(out: &mut String, h: &Linear, moment: &Moment) {
-    block_title(out, &h.name, &h.key, moment.style);
-    counted(out, h.count, moment);
-    let least = [
-        ("mean", h.mean),
-        ("min", h.min as f64),
-        ("max", h.max as f64),
-    ];
-    for (name, value) in least.into_iter().filter(|_| h.count > 0) {
-        let _ = write!(out, "  {name} {}", units::quantity(value, &h.unit));
-    }
-    out.push_str("\n\n");
-    bars::linear(out, h, moment.style);
-    out.push('\n');
-}
-
-fn histogram_table(
-    out: &mut String,
-    name: &str,
-    sorted: &[&Histogram],
-    moment: &Moment,
-    more: Option<String>,
-) {
-    let columns = ["count", "rate", "total", "mean", "p50", "p99", "max"];
-    let rows = sorted.iter().map(|h| {
-        let quantity = |value: f64| units::quantity_aligned(value, &h.unit);
-        let cells = [
-            h.count.to_string(),
-            per_second(h.count, moment.seconds),
-            quantity(h.mean * h.count as f64),
-            quantity(h.mean),
-            quantity(h.p50 as f64),
-            quantity(h.p99 as f64),
-            quantity(h.max as f64),
-        ];
-        (h.key.as_slice(), cells)
-    });
-    table(out, name, columns, rows, moment.style, more);
-}
-
-fn linear_table(
-    out: &mut String,
-    name: &str,
-    sorted: &[&Linear],
-    moment: &Moment,
-    more: Option<String>,
-) {
-    let columns = ["count", "rate", "mean", "min", "max", "below", "above"];
-    let rows = sorted.iter().map(|h| {
-        let quantity = |value: f64| units::quantity_aligned(value, &h.unit);
-        let cells = [
-            h.count.to_string(),
-            per_second(h.count, moment.seconds),
-            quantity(h.mean),
-            quantity(h.min as f64),
-            quantity(h.max as f64),
-            h.below.to_string(),
-            h.above.to_string(),
-        ];
-        (h.key.as_slice(), cells)
-    });
-    table(out, name, columns, rows, moment.style, more);
 }
 
 fn table<'k, const N: usize>(

@@ -93,17 +93,12 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
     });
     out.extend_from_slice(b",\"histograms\":");
     array(out, &summary.histograms, |out, h| {
-        out.extend_from_slice(b"{\"name\":");
-        string(out, h.name.as_bytes());
-        out.extend_from_slice(b",\"key\":");
-        object(out, &h.key);
-        out.extend_from_slice(b",\"unit\":");
-        string(out, h.unit.as_bytes());
-        member(out, "count", h.count);
-        member(out, "min", h.min);
-        member(out, "max", h.max);
-        out.extend_from_slice(b",\"mean\":");
-        float(out, h.mean);
+        distribution(
+            out,
+            (&h.name, &h.key, &h.unit),
+            h.count,
+            (h.min, h.max, h.mean),
+        );
         for (name, n) in [
             ("p50", h.p50),
             ("p90", h.p90),
@@ -210,19 +205,34 @@ fn stats(out: &mut Vec<u8>, row: &StatRow) {
     out.extend_from_slice(b"}}");
 }
 
+/// What all distributions begin with.
+fn distribution(
+    out: &mut Vec<u8>,
+    (name, key, unit): (&str, &[(String, Value)], &str),
+    count: u64,
+    (min, max, mean): (impl itoa::Integer, impl itoa::Integer, f64),
+) {
+    out.extend_from_slice(b"{\"name\":");
+    string(out, name.as_bytes());
+    out.extend_from_slice(b",\"key\":");
+    object(out, key);
+    out.extend_from_slice(b",\"unit\":");
+    string(out, unit.as_bytes());
+    member(out, "count", count);
+    member(out, "min", min);
+    member(out, "max", max);
+    out.extend_from_slice(b",\"mean\":");
+    float(out, mean);
+}
+
 /// One distribution in steps.
 fn linear(out: &mut Vec<u8>, h: &Linear) {
-    out.extend_from_slice(b"{\"name\":");
-    string(out, h.name.as_bytes());
-    out.extend_from_slice(b",\"key\":");
-    object(out, &h.key);
-    out.extend_from_slice(b",\"unit\":");
-    string(out, h.unit.as_bytes());
-    member(out, "count", h.count);
-    member(out, "min", h.min);
-    member(out, "max", h.max);
-    out.extend_from_slice(b",\"mean\":");
-    float(out, h.mean);
+    distribution(
+        out,
+        (&h.name, &h.key, &h.unit),
+        h.count,
+        (h.min, h.max, h.mean),
+    );
     member(out, "from", h.from);
     member(out, "to", h.to);
     member(out, "step", h.step);

@@ -69,10 +69,10 @@ pub(super) fn render(summary: &Summary, style: &Style, closing: bool) -> String 
         top: &summary.top,
     };
     for group in groups(&summary.histograms, |h| (&h.name, &h.unit)) {
-        distribution::histograms(&mut out, &group, &moment);
+        distribution::draw(&mut out, &group, &moment);
     }
     for group in groups(&summary.linear, |h| (&h.name, &h.unit)) {
-        distribution::linear(&mut out, &group, &moment);
+        distribution::draw(&mut out, &group, &moment);
     }
     for group in groups(&summary.stats, |row| &row.probe) {
         counts::stats(&mut out, &group, &moment);
