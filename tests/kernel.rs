@@ -321,6 +321,13 @@ fn recipes_of_one_s_own_are_found_by_name() {
         mine.stderr
     );
     assert!(!shown("mysql-queries").text().contains("not this one"));
+    // A parameter may be called like an option of uprof's own.
+    let text = "[recipe]\nabout = \"named badly\"\n[params]\nshow = { type = \"bool\", default = \"false\" }\n\
+                [[probe]]\nname = \"w\"\nsyscall = \"write\"\nwhere = \"$show\"\ncount = true\n";
+    std::fs::write(own.join("badly.toml"), text).unwrap();
+    let help = uprof(args!["recipe", "badly", "--help"]).ok().text();
+    assert!(help.contains("--set show=BOOL"), "{help}");
+    assert!(shown("badly").text().contains("named badly"));
     let missing = uprof(args!["recipe", "nosuch"]);
     missing.refused(1, &["no recipe named nosuch", "uprof/recipes"]);
 }

@@ -350,12 +350,41 @@ pub fn parse(argv: Vec<OsString>) -> (Cli, ParamValues) {
         .map(|recipe| recipe.params)
         .unwrap_or_default();
     let mut command = Cli::command();
+    // One that is called like an option of uprof's own can be set by --set alone.
+    let taken: Vec<String> = command
+        .find_subcommand("recipe")
+        .into_iter()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(|a| a.get_long().map(str::to_owned))
+        .collect();
+    let flag = |p: &recipes::Param| p.name.replace('_', "-");
+    let (hidden, params): (Vec<_>, Vec<_>) = params
+        .into_iter()
+        .partition(|p| taken.contains(&flag(p)) || flag(p) == "help");
+    if !hidden.is_empty() {
+        let names: Vec<String> = hidden
+            .iter()
+            .map(|p| {
+                format!(
+                    "  --set {}={}  {}",
+                    p.name,
+                    param_value_name(p),
+                    param_help(p)
+                )
+            })
+            .collect();
+        let help = format!(
+            "Parameters of this recipe that are called like options of uprof:\n{}",
+            names.join("\n")
+        );
+        command = command.mut_subcommand("recipe", |c| c.after_help(help));
+    }
     if !params.is_empty() {
         command = command.mut_subcommand("recipe", |mut c| {
             for p in &params {
                 c = c.arg(
                     clap::Arg::new(format!("param:{}", p.name))
-                        .long(p.name.replace('_', "-"))
+                        .long(flag(p))
                         .value_name(param_value_name(p))
                         .help(param_help(p))
                         .num_args(if matches!(p.kind, recipes::ParamKind::Bool) {
