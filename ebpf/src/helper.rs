@@ -6,6 +6,7 @@ pub(crate) const MAP_DELETE: u32 = 3;
 pub(crate) const KTIME_GET_NS: u32 = 5;
 pub(crate) const GET_PRANDOM_U32: u32 = 7;
 pub(crate) const GET_SMP_PROCESSOR_ID: u32 = 8;
+pub(crate) const TAIL_CALL: u32 = 12;
 pub(crate) const GET_CURRENT_PID_TGID: u32 = 14;
 pub(crate) const GET_CURRENT_UID_GID: u32 = 15;
 pub(crate) const GET_CURRENT_COMM: u32 = 16;

@@ -272,6 +272,9 @@ struct Program<'a> {
 
 impl Program<'_> {
     fn flow(&mut self) -> Result<(), Wrong> {
+        if self.on_program() {
+            self.keep_own_stack();
+        }
         self.emit.asm.mov(R6, R1);
         match (&self.spec.kind, self.part) {
             (ProbeKind::Entry, _) => {
@@ -299,6 +302,20 @@ impl Program<'_> {
                 self.call_return()
             }
         }
+    }
+
+    /// Has the program run on its thread's stack. Since Linux 6.13 one that takes 64 bytes or more
+    /// gets a stack that all its runs on a CPU share, also where, as at a uprobe, a thread can be
+    /// preempted amid it by another that runs it too (`bpf_enable_priv_stack` in
+    /// kernel/bpf/verifier.c): keys and frames of calls get mixed up. Programs with tail calls get
+    /// none; that this one is never made the verifier sees, and removes it.
+    fn keep_own_stack(&mut self) {
+        let asm = &mut self.emit.asm;
+        let begin = asm.label();
+        asm.constant(R0, 1);
+        asm.jump_if_imm(Cmp::Ne, R0, 0, begin);
+        asm.call(helper::TAIL_CALL);
+        asm.bind(begin);
     }
 
     /// What every hit begins with: is it one of ours, which counters, which site, one hit.
