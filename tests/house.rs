@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::args;
+use crate::harness::uprof::binary;
 use crate::harness::{Fixture, Uprof, turn};
 
 #[test]
@@ -110,4 +111,19 @@ fn generated_programs_can_be_written_as_an_object() {
     assert_eq!(&bytes[..4], b"\x7fELF");
     // e_machine: EM_BPF is 247.
     assert_eq!(u16::from_le_bytes([bytes[18], bytes[19]]), 247);
+}
+
+/// Who reads the first line and leaves is no mistake.
+#[test]
+fn a_reader_that_leaves_is_a_quiet_end() {
+    let _turn = turn();
+    for words in ["recipe", "doctor", "recipe malloc --show"] {
+        let command = format!("{} {words} | head -c 1", binary().display());
+        let shell = std::process::Command::new("bash")
+            .args(["-o", "pipefail", "-c", &command])
+            .output()
+            .expect("bash runs");
+        let said = String::from_utf8_lossy(&shell.stderr);
+        assert!(shell.status.success() && said.is_empty(), "{words}: {said}");
+    }
 }

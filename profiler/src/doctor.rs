@@ -1,5 +1,6 @@
 //! `uprof doctor`: what this kernel and this user can do, by trying.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -58,28 +59,38 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         advice: "tracepoints and system calls cannot be probed: they are described in tracefs, which needs root".to_owned(),
     });
     let verdicts: Vec<Verdict> = uprof_recipes::builtin().iter().map(verdict).collect();
+    let mut text = String::new();
     if args.format == Format::Json {
         for f in &features {
             let reason = f.works.as_ref().err();
-            println!(
+            let _ = writeln!(
+                text,
                 "{}",
                 json!({"type": "feature", "name": f.name, "works": f.works.is_ok(), "reason": reason, "advice": f.advice})
             );
         }
         for v in &verdicts {
-            println!(
+            let _ = writeln!(
+                text,
                 "{}",
                 json!({"type": "recipe", "name": v.name, "works": v.works.is_ok(), "by": v.works.as_ref().ok(),
                     "reason": v.works.as_ref().err(), "advice": v.advice})
             );
         }
+        crate::report::say(&text)?;
         return Ok(ExitCode::SUCCESS);
     }
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    println!("kernel {}, {}", release.trim(), std::env::consts::ARCH);
+    let _ = writeln!(
+        text,
+        "kernel {}, {}",
+        release.trim(),
+        std::env::consts::ARCH
+    );
     let width = features.iter().map(|f| f.name.len()).max().unwrap_or(0);
     for f in &features {
         line(
+            &mut text,
             &f.name,
             width,
             &f.works.clone().map(|()| String::new()),
@@ -87,25 +98,26 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode> {
         );
     }
     match check_privileges() {
-        Ok(()) => println!("this user may probe every process"),
-        Err(e) => println!("{e}"),
+        Ok(()) => text += "this user may probe every process\n",
+        Err(e) => text += &format!("{e}\n"),
     }
-    println!("\nrecipes");
+    text += "\nrecipes\n";
     let width = verdicts.iter().map(|v| v.name.len()).max().unwrap_or(0);
     for v in &verdicts {
-        line(v.name, width, &v.works, &v.advice);
+        line(&mut text, v.name, width, &v.works, &v.advice);
     }
+    crate::report::say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn line(name: &str, width: usize, works: &Result<String, String>, advice: &str) {
+fn line(out: &mut String, name: &str, width: usize, works: &Result<String, String>, advice: &str) {
     let text = match works {
         Ok(by) => format!("  yes  {name:width$}  {by}"),
         Err(reason) => format!("  no   {name:width$}  {}", reason.replace('\n', " ")),
     };
-    println!("{}", text.trim_end());
+    let _ = writeln!(out, "{}", text.trim_end());
     if works.is_err() && !advice.is_empty() {
-        println!("       {:width$}  -> {advice}", "");
+        let _ = writeln!(out, "       {:width$}  -> {advice}", "");
     }
 }
 

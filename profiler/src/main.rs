@@ -82,7 +82,7 @@ fn recipe_command(args: RecipeArgs, mut params: ParamValues) -> Result<ExitCode>
         return recipe::list();
     };
     if args.show {
-        print!("{}", recipe::find(name)?.text);
+        report::say(&recipe::find(name)?.text)?;
         return Ok(ExitCode::SUCCESS);
     }
     for set in &args.set {

@@ -1,5 +1,6 @@
 //! Recipes, found by name.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -132,27 +133,26 @@ fn target_of(t: &recipes::Target) -> TargetSpec {
 
 /// `uprof recipe` without a name: what there is.
 pub fn list() -> Result<ExitCode> {
-    println!(
-        "Built-in recipes (uprof recipe NAME; its --help tells its parameters, --show prints its text):\n"
+    let mut text = String::from(
+        "Built-in recipes (uprof recipe NAME; its --help tells its parameters, --show prints its text):\n\n",
     );
     let builtin = recipes::builtin();
     let width = builtin.iter().map(|b| b.name.len()).max().unwrap_or(0);
     for builtin in builtin {
         let recipe = self::builtin(builtin)?;
-        println!("  {:width$}  {}", recipe.name, recipe.about);
+        let _ = writeln!(text, "  {:width$}  {}", recipe.name, recipe.about);
     }
     let folders = own_folders().into_iter().chain([PathBuf::from(HERE)]);
     for folder in folders {
-        list_folder(&folder, width);
+        list_folder(&mut text, &folder, width);
     }
-    println!(
-        "\nA recipe of your own is a TOML file: uprof recipe ./mine.toml; docs/recipes.md has the language"
-    );
+    text += "\nA recipe of your own is a TOML file: uprof recipe ./mine.toml; docs/recipes.md has the language\n";
+    crate::report::say(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The recipes in a folder, if there are any. One with a mistake does not keep the others from being listed.
-fn list_folder(folder: &Path, width: usize) {
+fn list_folder(text: &mut String, folder: &Path, width: usize) {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.path())
@@ -162,7 +162,7 @@ fn list_folder(folder: &Path, width: usize) {
         return;
     }
     files.sort();
-    println!("\nIn {}:\n", folder.display());
+    let _ = writeln!(text, "\nIn {}:\n", folder.display());
     for file in files {
         let name = file.file_stem().unwrap_or_default().to_string_lossy();
         let about = read(&file).map_err(|e| e.to_string()).and_then(|source| {
@@ -173,6 +173,6 @@ fn list_folder(folder: &Path, width: usize) {
                     format!("has a mistake: {}", first.unwrap_or_default())
                 })
         });
-        println!("  {name:width$}  {}", about.unwrap_or_else(|e| e));
+        let _ = writeln!(text, "  {name:width$}  {}", about.unwrap_or_else(|e| e));
     }
 }

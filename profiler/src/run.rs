@@ -87,7 +87,7 @@ pub fn run(job: Job) -> Result<ExitCode> {
 /// `uprof demo`: King's allocations and the latencies of its functions, in one run.
 pub fn demo(args: &DemoArgs) -> Result<ExitCode> {
     crate::doctor::check_privileges()?;
-    println!("{}", demo::NARRATIVE);
+    report::say(&format!("{}\n", demo::NARRATIVE))?;
     let mut recipe = crate::recipe::load("malloc")?;
     let mut targets = crate::recipe::targets_of(&recipe);
     for function in [demo::COMPUTE, demo::REQUEST, demo::SERVE] {
@@ -176,7 +176,7 @@ impl Run {
             }
         }
         if job.common.explain {
-            print!("{}", plan.explain(&attachments, job.common.mechanism));
+            report::say(&plan.explain(&attachments, job.common.mechanism))?;
             return Ok(ExitCode::SUCCESS);
         }
         let options = plan.with_returns(options(&job.common)?);

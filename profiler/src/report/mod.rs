@@ -33,7 +33,7 @@ use std::io::{self, IsTerminal, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use model::{Column, Event, Summary};
 use uprof_recipes::{Recipe, Type};
 
@@ -144,6 +144,17 @@ impl TermInfo {
         {
             self.size = Some((width.0.into(), height.0.into()));
         }
+    }
+}
+
+/// Writes a whole text to standard output; a reader that has left is a quiet end.
+pub fn say(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(e).context("cannot write to standard output")
+        }
+        _ => Ok(()),
     }
 }
 
