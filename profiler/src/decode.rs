@@ -107,6 +107,7 @@ impl Decoder {
             nobody: self.nobody,
             latency_ns: self.call.then_some(record.latency_ns),
             fields: fields.collect(),
+            steps: Vec::new(),
         }
     }
 }

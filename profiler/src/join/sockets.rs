@@ -43,7 +43,7 @@ impl Role {
 }
 
 /// A thread that a socket belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Owner {
     /// Its process.
     pub pid: u32,
@@ -259,6 +259,7 @@ mod tests {
             nobody: false,
             latency_ns: None,
             fields: Vec::new(),
+            steps: Vec::new(),
         }
     }
 

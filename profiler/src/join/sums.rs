@@ -153,6 +153,7 @@ mod tests {
                     cut: false,
                 },
             )],
+            steps: Vec::new(),
         }
     }
 

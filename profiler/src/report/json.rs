@@ -8,7 +8,7 @@ use std::io;
 
 use uprof_recipes::StatKind;
 
-use super::model::{Column, Event, Histogram, Linear, StatRow, Summary, Value};
+use super::model::{Column, Event, Histogram, Linear, StatRow, Step, Summary, Value};
 use super::{Output, Sink, escape, units};
 
 /// Writes JSON lines.
@@ -47,6 +47,10 @@ impl Output for Json {
         }
         out.extend_from_slice(b",\"fields\":");
         object(out, &event.fields);
+        if !event.steps.is_empty() {
+            out.extend_from_slice(b",\"timeline\":");
+            array(out, &event.steps, step);
+        }
         out.extend_from_slice(b"}\n");
         self.sink.written()
     }
@@ -64,6 +68,20 @@ impl Output for Json {
         write_summary(self.sink.buffer(), summary);
         self.sink.flush()
     }
+}
+
+/// One step of a timeline.
+fn step(out: &mut Vec<u8>, step: &Step) {
+    out.extend_from_slice(b"{\"time_ns\":");
+    number(out, step.time_ns);
+    out.extend_from_slice(b",\"step\":");
+    string(out, step.what.as_bytes());
+    member(out, "pid", step.pid);
+    member(out, "tid", step.tid);
+    out.extend_from_slice(b",\"comm\":");
+    string(out, step.comm.as_bytes());
+    out.extend_from_slice(b",\"softirq\":");
+    out.extend_from_slice(if step.softirq { b"true}" } else { b"false}" });
 }
 
 fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
@@ -330,7 +348,9 @@ fn float(out: &mut Vec<u8>, x: f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{a_linear, a_stack, a_summary, an_event, some_stats, written};
+    use super::super::tests::{
+        a_linear, a_stack, a_summary, a_timeline, an_event, some_stats, written,
+    };
     use super::super::{Format, TermInfo};
     use super::*;
 
@@ -365,6 +385,20 @@ mod tests {
         assert_eq!(read["fields"]["p"], "0x0");
         assert_eq!(read["fields"]["max"], u64::MAX);
         assert_eq!(read["fields"]["min"], i64::MIN);
+    }
+
+    #[test]
+    fn the_steps_of_an_event_follow_its_fields() {
+        let event = a_timeline();
+        let line = written(Format::Json, TermInfo::plain(), |out| out.event(&event));
+        let (_, timeline) = line.split_once("null},").expect(&line);
+        assert_eq!(
+            timeline,
+            "\"timeline\":[{\"time_ns\":1760000000123256789,\"step\":\"ESTABLISHED to CLOSE_WAIT\",\"pid\":812,\"tid\":900,\
+             \"comm\":\"curl\",\"softirq\":true},{\"time_ns\":1760000000123456789,\"step\":\"close\",\"pid\":812,\
+             \"tid\":900,\"comm\":\"mariadbd\",\"softirq\":false},{\"time_ns\":1760000000123459789,\
+             \"step\":\"CLOSE_WAIT to LAST_ACK\",\"pid\":812,\"tid\":900,\"comm\":\"mariadbd\",\"softirq\":false}]}\n"
+        );
     }
 
     #[test]

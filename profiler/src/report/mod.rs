@@ -2,6 +2,7 @@
 //!
 //! - [`model`]: what is said
 //! - [`table`]: the human form: events, and what stands around them
+//! - `timeline`: the steps of an event, under its row
 //! - [`summary`]: its blocks, made of `distribution` with `bars`, and `counts`
 //! - `grid`, `cell`, `values`, `clock`: how its rows are laid out and what stands in them
 //! - [`json`]: the machine's form
@@ -26,6 +27,7 @@ mod json;
 pub mod model;
 mod summary;
 mod table;
+mod timeline;
 pub mod units;
 mod values;
 
@@ -294,7 +296,37 @@ mod tests {
                 ("thd".into(), Value::Ptr(0x7f00_dead_0000)),
                 ("wait".into(), Value::Missing("unreadable")),
             ],
+            steps: Vec::new(),
         }
+    }
+
+    /// An event 200 us after something in an interrupt and 3 us before something of its own thread.
+    pub(super) fn a_timeline() -> Event {
+        let mut event = an_event();
+        let step = |time_ns, what: &str, comm: &str, softirq| Step {
+            time_ns,
+            what: what.to_owned(),
+            pid: 812,
+            tid: 900,
+            comm: comm.to_owned(),
+            softirq,
+        };
+        event.steps = vec![
+            step(
+                event.time_ns - 200_000,
+                "ESTABLISHED to CLOSE_WAIT",
+                "curl",
+                true,
+            ),
+            step(event.time_ns, "close", "mariadbd", false),
+            step(
+                event.time_ns + 3_000,
+                "CLOSE_WAIT to LAST_ACK",
+                "mariadbd",
+                false,
+            ),
+        ];
+        event
     }
 
     pub(super) fn a_summary() -> Summary {

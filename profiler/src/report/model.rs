@@ -56,6 +56,26 @@ pub struct Event {
     pub latency_ns: Option<u64>,
     /// The captures, in the recipe's order.
     pub fields: Vec<(Arc<str>, Value)>,
+    /// What led to it and came of it, in the order of time, where the recipe keeps that.
+    pub steps: Vec<Step>,
+}
+
+/// One step of an event's timeline.
+#[allow(dead_code, reason = "the sockets join will make them")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When, in nanoseconds since the UNIX epoch.
+    pub time_ns: u64,
+    /// What happened.
+    pub what: String,
+    /// The process that was running.
+    pub pid: u32,
+    /// The thread that was running.
+    pub tid: u32,
+    /// Its name, as [`super::escape::comm`] makes it.
+    pub comm: String,
+    /// In an interrupt: the thread that it ran under has nothing to do with it.
+    pub softirq: bool,
 }
 
 /// Where every hit of one probe went:

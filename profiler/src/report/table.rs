@@ -14,7 +14,7 @@ use super::cell::{Cell, GAP, cut, cut_text, write_padded};
 use super::clock::Clock;
 use super::model::{Column, ColumnValue, Event, Summary, Value};
 use super::values::{is_number, show, show_in, stack_lines};
-use super::{Output, Sink, TermInfo, escape, summary, units};
+use super::{Output, Sink, TermInfo, escape, summary, timeline, units};
 
 /// A column of text is never squeezed below this, even if the terminal then wraps the line.
 const LEAST_TEXT: usize = 16;
@@ -244,7 +244,12 @@ impl Table {
             .filter(|(name, value)| is_stack(value) && has_column(name))
             .map(|(name, value)| (&**name, value))
             .collect();
-        for line in stack_lines(stacks.into_iter()) {
+        self.write_lines(stack_lines(stacks.into_iter()));
+    }
+
+    /// Lines under a row, each cut to the terminal.
+    fn write_lines(&mut self, lines: impl IntoIterator<Item = String>) {
+        for line in lines {
             let line = match self.terminal.size {
                 Some((width, _)) => cut_text(line, width),
                 None => line,
@@ -274,6 +279,7 @@ impl Output for Table {
         }
         self.write_row();
         self.write_stacks(event);
+        self.write_lines(timeline::lines(event));
         self.sink.written()
     }
 

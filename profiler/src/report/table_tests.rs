@@ -1,7 +1,7 @@
 //! Rows of events, files and terminals.
 
 use super::super::Format;
-use super::super::tests::{a_summary, an_event, written};
+use super::super::tests::{a_summary, a_timeline, an_event, written};
 use super::*;
 
 fn columns() -> Vec<Column> {
@@ -42,6 +42,33 @@ TIME              PID  COMMAND       ROWS   LATENCY  SQL
 08:53:20.123      812  Query     1234567890   2.50  s  SELECT * FROM t WHERE name = '\\x1b[31m'…(cut)
 08:53:20.123      812  Query              3   12.3 us  SELECT \"a\"\\n
 "
+    );
+}
+
+#[test]
+fn the_steps_of_an_event_stand_under_its_row() {
+    let page = written(Format::Table, TermInfo::plain(), |out| {
+        out.start(&columns()[..3])?;
+        out.event(&a_timeline())?;
+        out.event(&an_event())
+    });
+    assert_eq!(
+        page,
+        "\
+TIME              PID  COMMAND
+08:53:20.123      812  Query
+       -200 us  ESTABLISHED to CLOSE_WAIT  softirq
+          0     close                      mariadbd 900
+      +3.00 us  CLOSE_WAIT to LAST_ACK     mariadbd 900
+08:53:20.123      812  Query
+"
+    );
+    let page = written(Format::Table, TermInfo::sized(40, 24, false), |out| {
+        out.event(&a_timeline())
+    });
+    assert!(
+        page.contains("\n       -200 us  ESTABLISHED to CLOSE_WA…\n"),
+        "{page}"
     );
 }
 
