@@ -32,6 +32,8 @@ pub(super) struct Table {
     clock: Clock,
     /// Lines of the block that the next write replaces (terminals only).
     live_lines: usize,
+    /// The block as it was last drawn there: rows that take its place push it down.
+    live_block: String,
     // Reused for every row.
     cells: Vec<Cell>,
 }
@@ -51,6 +53,7 @@ impl Table {
             header_due: true,
             clock: Clock::new(zone),
             live_lines: 0,
+            live_block: String::new(),
             cells: Vec::new(),
         };
         table.place(&[
@@ -99,6 +102,13 @@ impl Table {
             self.sink.buffer().extend_from_slice(up.as_bytes());
             self.live_lines = 0;
         }
+    }
+
+    /// Puts the live block under what was written so far.
+    fn draw_live(&mut self) {
+        let block = self.live_block.as_bytes();
+        self.sink.buffer().extend_from_slice(block);
+        self.live_lines = self.live_block.lines().count();
     }
 
     fn fill_cells(&mut self, event: &Event) {
@@ -303,25 +313,29 @@ impl Output for Table {
             ..summary::Style::file()
         };
         let block = summary::render(so_far, &style, false);
+        // Beside rows of events there is room for both.
+        let most = match self.header_due {
+            true => height.saturating_sub(1),
+            false => height / 2,
+        };
+        self.live_block.clear();
         let mut cell = Cell::default();
-        for line in title
-            .lines()
-            .chain(block.lines())
-            .take(height.saturating_sub(1))
-        {
+        for line in title.lines().chain(block.lines()).take(most) {
             cell.text.clear();
             cell.text.push_str(line);
             cell.width = line.width();
             cut(&mut cell, width.saturating_sub(1));
-            let out = self.sink.buffer();
-            out.extend_from_slice(cell.text.as_bytes());
-            out.push(b'\n');
-            self.live_lines += 1;
+            self.live_block.push_str(&cell.text);
+            self.live_block.push('\n');
         }
+        self.draw_live();
         self.sink.flush()
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.live_lines == 0 {
+            self.draw_live();
+        }
         self.sink.flush()
     }
 

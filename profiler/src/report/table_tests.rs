@@ -208,6 +208,18 @@ fn the_live_block_is_redrawn_in_place_and_gives_way() {
     // Nine lines at most, and each redraw goes back over exactly those.
     assert_eq!(page.matches("\x1b[9F\x1b[J").count(), 2);
     assert!(page.lines().all(|line| line.width() < 100));
+    // Rows of events take its place, and push it down at once, to the lower half.
+    let page = written(Format::Table, TermInfo::sized(80, 10, false), |out| {
+        out.event(&an_event())?;
+        out.live(&a_summary())?;
+        out.event(&an_event())?;
+        out.event(&an_event())?;
+        out.flush()?;
+        out.flush()
+    });
+    let (_, after) = page.split_once("\x1b[5F\x1b[J").expect("it gave way");
+    assert_eq!(after.lines().count(), 2 + 5, "{page}");
+    assert!(after.contains("\n--- 2.00 s ---\n") && !after.contains('\x1b'));
     let plain = written(Format::Table, TermInfo::plain(), |out| {
         out.live(&a_summary())
     });
