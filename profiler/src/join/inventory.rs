@@ -3,7 +3,6 @@
 //! What connected or was accepted before the probes were armed told nobody. The kernel's tables (/proc/PID/net/tcp, once for
 //! each network namespace) have every socket with its inode, /proc/PID/fd who holds it.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -52,7 +51,7 @@ impl Inventory {
     /// Looks at these processes, or at all. Those that end meanwhile or may not be looked at are passed over.
     pub fn new(pids: Option<&HashSet<u32>>) -> Self {
         let mut this = Self::default();
-        let mut tables = HashMap::new();
+        let mut tables = Tables::default();
         for pid in processes(pids) {
             this.add_process(pid, &mut tables);
         }
@@ -84,20 +83,13 @@ impl Inventory {
         })
     }
 
-    /// Adds what a process holds. TABLES: the kernel's, by the inode of the network namespace.
-    fn add_process(&mut self, pid: u32, tables: &mut HashMap<u64, Sockets>) -> Option<()> {
+    /// Adds what a process holds.
+    fn add_process(&mut self, pid: u32, tables: &mut Tables) -> Option<()> {
         let process = Process::new(pid.cast_signed()).ok()?;
         let mut held = process.fd().ok()?.filter_map(Result::ok).peekable();
         held.peek()?;
-        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net")).ok()?.ino();
-        let table = match tables.entry(namespace) {
-            Entry::Occupied(table) => table.into_mut(),
-            Entry::Vacant(free) => {
-                let table = Sockets::of(&process);
-                self.listening.extend(&table.listening);
-                free.insert(table)
-            }
-        };
+        let table = tables.of_process(&process)?;
+        self.listening.extend(&table.listening);
         let mut comm = None;
         for fd in held {
             let FDTarget::Socket(inode) = fd.target else {
@@ -169,6 +161,27 @@ fn processes(pids: Option<&HashSet<u32>>) -> Vec<u32> {
 fn name(pid: u32) -> String {
     let comm = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     escape::comm(comm.trim_ascii_end())
+}
+
+/// The kernel's tables of sockets as they are now, each read once.
+#[derive(Debug, Default)]
+pub struct Tables(HashMap<u64, Sockets>);
+
+impl Tables {
+    /// The connections of a process's network namespace by their inodes, without owner and descriptor; `None` when the
+    /// process has ended.
+    pub fn of(&mut self, pid: u32) -> Option<&HashMap<u64, Known>> {
+        let process = Process::new(pid.cast_signed()).ok()?;
+        Some(&self.of_process(&process)?.open)
+    }
+
+    fn of_process(&mut self, process: &Process) -> Option<&mut Sockets> {
+        let namespace = std::fs::metadata(format!("/proc/{}/ns/net", process.pid))
+            .ok()?
+            .ino();
+        let table = self.0.entry(namespace);
+        Some(table.or_insert_with(|| Sockets::of(process)))
+    }
 }
 
 /// The TCP sockets of a network namespace.

@@ -76,7 +76,7 @@ struct Socket {
 }
 
 /// Is this a socket's first transition? One that connects to another that connects to it goes on to SYN_RECV.
-fn begins(from: u64, to: u64) -> bool {
+pub(super) fn begins(from: u64, to: u64) -> bool {
     from == state::CLOSE || to == state::SYN_RECV && from != state::SYN_SENT
 }
 
