@@ -47,7 +47,7 @@ impl Decoder {
         Self {
             probe: recipe.probes[variant.probe].name.as_str().into(),
             call: recipe.probes[variant.probe].kind == recipes::ProbeKind::Call,
-            nobody: recipe.probes[variant.probe].context == recipes::Context::Any,
+            nobody: recipe.probes[variant.probe].context.is_doubtful(),
             fields: variant.fields.clone(),
             names,
             shown: RefCell::default(),

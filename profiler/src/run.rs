@@ -4,6 +4,7 @@ mod collect;
 mod ends;
 mod open;
 mod setup;
+mod sockets;
 mod stats;
 
 use std::collections::HashSet;
@@ -472,6 +473,7 @@ impl Run {
                     output,
                 )
             })
+            .and_then(|()| c.finish(output))
             .and_then(|()| {
                 let mut summary = c.summary(
                     &self.plan,

@@ -132,6 +132,16 @@ pub enum Context {
     /// Anybody's: in interrupts the running thread has nothing to do with the event. `pid`, `comm` and the like are
     /// unknown, and no filter by process is possible.
     Any,
+    /// The running thread's or anybody's, which the recipe tells apart by itself, as by `sk_lock.owned` of a socket. No
+    /// filter by process is made; `pid`, `comm` and the like may be asked for.
+    Either,
+}
+
+impl Context {
+    /// Whether nobody knows beforehand that the running thread does what is probed.
+    pub fn is_doubtful(self) -> bool {
+        self != Context::Thread
+    }
 }
 
 /// What provides a place to probe.
@@ -482,6 +492,60 @@ pub struct Sockets {
     pub begins: Option<String>,
     /// Which transitions are shown.
     pub show: SocketEvents,
+    /// With [`SocketEvents::Closes`]: what the verdict is told by.
+    pub closes: Option<Closes>,
+}
+
+/// What `show = "closes"` follows besides transitions. All probes but those of `inside`, and of `last` by thread, capture
+/// the socket's address; calls of `closes` may leave it to `inside`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Closes {
+    /// Probes and calls by which the application gives a socket up: these are shown.
+    pub by: Vec<String>,
+    /// The probe whose events say that the peer sent a reset.
+    pub reset_received: Option<String>,
+    /// The probe whose events say that this side sent one.
+    pub reset_sent: Option<String>,
+    /// The probe whose events are the socket's last.
+    pub destroyed: Option<String>,
+    /// Probes that name the socket of a call of `by` which runs on the same thread.
+    pub inside: Vec<String>,
+    /// The probe whose last event before a close is added to it.
+    pub last: Option<String>,
+    /// Whether that is the last one on the same thread, rather than on the same socket.
+    pub last_by_thread: bool,
+    /// The probe whose first event after a close is added to it, and how long it is waited for, in nanoseconds.
+    pub next: Option<(String, u64)>,
+    /// Probes whose events are told in the socket's timeline only.
+    pub steps: Vec<String>,
+    /// Whether timelines are kept and shown.
+    pub timeline: bool,
+}
+
+impl Closes {
+    /// What the join adds to the captures of a close.
+    pub const FIELDS: [&'static str; 13] = [
+        "verdict",
+        "cause",
+        "role",
+        "local",
+        "remote",
+        "fd",
+        "state_at_close",
+        "reaction_ns",
+        "age_ns",
+        "bytes_sent",
+        "bytes_received",
+        "since_last_ns",
+        "until_next_ns",
+    ];
+
+    /// The probes whose captures are added to those of a close.
+    pub fn added(&self) -> impl Iterator<Item = &String> {
+        self.last
+            .iter()
+            .chain(self.next.iter().map(|(probe, _)| probe))
+    }
 }
 
 /// Which transitions of sockets are shown, each as an event of its owner.
@@ -493,14 +557,17 @@ pub enum SocketEvents {
     Lives,
     /// Those that end an attempt to connect: with `took`, the time since it began.
     Connects,
+    /// None: the application's closes, with who hung up first ([`Closes::FIELDS`]).
+    Closes,
 }
 
 impl SocketEvents {
     /// Each with its word, and what it adds to the captures, in nanoseconds.
-    pub const ALL: [(&'static str, SocketEvents, &'static str); 3] = [
+    pub const ALL: [(&'static str, SocketEvents, &'static str); 4] = [
         ("states", SocketEvents::States, "held"),
         ("lives", SocketEvents::Lives, "age"),
         ("connects", SocketEvents::Connects, "took"),
+        ("closes", SocketEvents::Closes, "age_ns"),
     ];
 
     /// The name of the time that it adds. All add `role` too: `client`, `server`, `listener`, empty where unknown.

@@ -5,7 +5,6 @@
 //! three together, as the recipe's `[join.statements]` asks for them; [`sums`] adds up where there is no join. [`sockets`]
 //! follows TCP sockets, with [`inventory`] also those that are older than the run.
 
-#[allow(dead_code, reason = "the sockets join will add them up")]
 pub mod closes;
 pub mod digest;
 #[allow(dead_code, reason = "the sockets join will ask it")]

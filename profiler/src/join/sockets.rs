@@ -22,18 +22,22 @@ mod state {
 }
 
 /// How many sockets are remembered; beyond it those go that have not changed for longest.
-const MOST: usize = 65_536;
+pub const MOST: usize = 65_536;
 
 /// Which end of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub enum Role {
+    /// It connected.
     Client,
+    /// It was connected to.
     Server,
+    /// It waits for connections.
     Listener,
 }
 
 impl Role {
-    fn word(self) -> &'static str {
+    /// Its word, as in reports.
+    pub fn word(self) -> &'static str {
         match self {
             Role::Client => "client",
             Role::Server => "server",
@@ -198,6 +202,8 @@ impl Sockets {
             ),
             // To SYN_RECV, where both ends connect at once.
             SocketEvents::Connects => (from == state::SYN_SENT, age),
+            // Another join's.
+            SocketEvents::Closes => (false, None),
         };
         if !shown {
             return None;

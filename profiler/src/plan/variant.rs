@@ -60,7 +60,7 @@ pub(super) fn of_place(
     let nobody = Limits::default();
     let limits = match probe.context {
         recipes::Context::Thread => limits,
-        recipes::Context::Any => &nobody,
+        recipes::Context::Any | recipes::Context::Either => &nobody,
     };
     let (early, late, keep) = filters(&mut low, &wheres, keep.as_ref(), limits);
     let exprs = expressions(probe, at);

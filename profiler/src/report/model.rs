@@ -37,6 +37,17 @@ pub enum Value {
     Missing(&'static str),
 }
 
+impl Value {
+    /// A whole number that is not negative.
+    pub fn as_u64(&self) -> Option<u64> {
+        match self {
+            Value::Uint(n) | Value::Duration(n) | Value::Ptr(n) => Some(*n),
+            Value::Int(n) => u64::try_from(*n).ok(),
+            _ => None,
+        }
+    }
+}
+
 /// One hit of a probe, or one finished call.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -61,7 +72,6 @@ pub struct Event {
 }
 
 /// One step of an event's timeline.
-#[allow(dead_code, reason = "the sockets join will make them")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// When, in nanoseconds since the UNIX epoch.

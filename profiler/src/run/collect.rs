@@ -8,15 +8,13 @@ use std::time::Duration;
 use uprof_ebpf::{Engine, HistData, LinearData, Record, StatsData};
 use uprof_recipes::{self as recipes, Action, Expr, Kind, Scale};
 
+use super::sockets::Sockets;
 use super::stats;
 use crate::decode::{self, Decoder, Key};
 use crate::join;
-use crate::join::sockets::{Owner, Transition};
 use crate::plan::{FieldSource, Plan, Variant, shown_name};
 use crate::report::Output;
-use crate::report::model::{
-    Column, ColumnValue, Count, Event, Histogram, ProbeCount, Summary, Value,
-};
+use crate::report::model::{Column, ColumnValue, Count, Histogram, ProbeCount, Summary, Value};
 use crate::stacks::Stacks;
 
 /// What is known only when the probes are gone, by variant.
@@ -101,18 +99,16 @@ impl Collector {
                 hidden[index] += u64::from(!record.kept);
                 return;
             }
-            let mut event = decoder.event(&record, &plan.variants, offset, stacks);
+            let decode = || decoder.event(&record, &plan.variants, offset, stacks);
+            if let Some(sockets) = sockets {
+                sockets.take(index, &record, offset, &decode, only);
+                hidden[index] += 1;
+                result = show(sockets, hidden, output);
+                return;
+            }
+            let mut event = decode();
             if let Some((field, text)) = joined {
                 event.fields[field].1 = text;
-            }
-            if let Some(sockets) = sockets {
-                match sockets.take(index, &record, event, only) {
-                    Some(theirs) => event = theirs,
-                    None => {
-                        hidden[index] += 1;
-                        return;
-                    }
-                }
             }
             if let Some(sums) = sums {
                 sums.call(&event);
@@ -120,12 +116,28 @@ impl Collector {
             result = output.event(&event);
         });
         drained.map_err(io::Error::other)?;
-        if let Some(s) = &mut self.statements
-            && (0..plan.variants.len()).any(|v| engine.counters(v).dropped_ring > 0)
-        {
-            s.join.records_lost();
+        if (0..plan.variants.len()).any(|v| engine.counters(v).dropped_ring > 0) {
+            if let Some(s) = &mut self.statements {
+                s.join.records_lost();
+            }
+            if let Some(s) = &mut self.sockets {
+                s.records_lost();
+            }
         }
         result?;
+        if let Some(sockets) = &mut self.sockets {
+            sockets.due();
+            show(sockets, &mut self.hidden, output)?;
+        }
+        output.flush()
+    }
+
+    /// The run is over: writes what a join has held back.
+    pub fn finish(&mut self, output: &mut dyn Output) -> io::Result<()> {
+        if let Some(sockets) = &mut self.sockets {
+            sockets.finish();
+            show(sockets, &mut self.hidden, output)?;
+        }
         output.flush()
     }
 
@@ -220,7 +232,7 @@ impl Collector {
             summary.notes.extend(s.join.notes());
         }
         if let Some(s) = &self.sockets {
-            summary.notes.extend(s.join.notes());
+            summary.notes.extend(s.notes());
         }
         if let Some(sums) = &self.sums {
             summary
@@ -275,6 +287,15 @@ impl Collector {
         p.abandoned += rest.saturating_sub(unfinished);
         p.nested += c.unpaired.min(c.nested);
     }
+}
+
+/// Writes the events of sockets that are ready; each stands for a record that was taken to be used up.
+fn show(sockets: &mut Sockets, hidden: &mut [u64], output: &mut dyn Output) -> io::Result<()> {
+    while let Some(shown) = sockets.next() {
+        hidden[shown.variant] -= 1;
+        output.event(&shown.event)?;
+    }
+    Ok(())
 }
 
 /// Distributions by probe and key; places of one probe add up, as counts do.
@@ -431,100 +452,8 @@ pub fn columns(plan: &Plan) -> Vec<Column> {
         .collect()
 }
 
-/// The sockets join, and where its inputs stand in the records.
-struct Sockets {
-    join: join::sockets::Sockets,
-    /// By variant: indexes of captures.
-    roles: Vec<Option<SocketRole>>,
-}
-
-#[derive(Clone, Copy)]
-enum SocketRole {
-    State {
-        socket: usize,
-        from: usize,
-        to: usize,
-    },
-    Owner {
-        socket: usize,
-    },
-    Begin {
-        /// Of the field, and of the capture.
-        socket: (usize, usize),
-    },
-}
-
-impl Sockets {
-    fn new(s: &recipes::Sockets, plan: &Plan) -> Self {
-        let role = |v: &Variant| {
-            let name = &plan.probe(v).name;
-            if *name == s.state {
-                return Some(SocketRole::State {
-                    socket: capture_of(v, &s.socket)?.1,
-                    from: capture_of(v, &s.from)?.1,
-                    to: capture_of(v, &s.to)?.1,
-                });
-            }
-            if s.begins.as_ref() == Some(name) {
-                let socket = capture_of(v, &s.socket)?;
-                return Some(SocketRole::Begin { socket });
-            }
-            let socket = s
-                .owners
-                .contains(name)
-                .then(|| capture_of(v, &s.socket))??;
-            Some(SocketRole::Owner { socket: socket.1 })
-        };
-        Self {
-            join: join::sockets::Sockets::new(s.show, s.begins.is_some()),
-            roles: plan.variants.iter().map(role).collect(),
-        }
-    }
-
-    /// Takes a record; gives back the event that is to be shown, as its owner's.
-    fn take(
-        &mut self,
-        variant: usize,
-        r: &Record<'_>,
-        mut event: Event,
-        only: Option<&HashSet<u32>>,
-    ) -> Option<Event> {
-        match (*self.roles.get(variant)?)? {
-            SocketRole::Owner { socket } => {
-                let owner = Owner::of(&event);
-                self.join.owned(r.int(socket)?, owner, event.time_ns);
-                None
-            }
-            SocketRole::Begin { socket } => {
-                event.fields.remove(socket.0);
-                let owner = Owner::of(&event);
-                let socket = r.int(socket.1)?;
-                self.join.begun(socket, owner, event.fields, event.time_ns);
-                None
-            }
-            SocketRole::State { socket, from, to } => {
-                let change = Transition {
-                    socket: r.int(socket)?,
-                    from: r.int(from)?,
-                    to: r.int(to)?,
-                };
-                let (mut event, owner) = self.join.changed(change, event)?;
-                let wanted = |o: &Owner| only.is_none_or(|pids| pids.contains(&o.pid));
-                if only.is_some() && !owner.as_ref().is_some_and(wanted) {
-                    return None;
-                }
-                event.nobody = owner.is_none();
-                if let Some(owner) = owner {
-                    (event.pid, event.tid, event.comm) = (owner.pid, owner.tid, owner.comm);
-                }
-                Some(event)
-            }
-        }
-    }
-}
-
 /// Where a capture stands among a variant's fields, and in its records.
-fn capture_of(v: &Variant, name: &str) -> Option<(usize, usize)> {
+pub(super) fn capture_of(v: &Variant, name: &str) -> Option<(usize, usize)> {
     let mut fields = v.fields.iter().enumerate();
     fields.find_map(|(at, f)| match f.from {
         FieldSource::Capture(index) if *f.name == *name => Some((at, index)),

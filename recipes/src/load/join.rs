@@ -3,8 +3,9 @@
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::closes;
 use super::reader::Reader;
-use crate::model::{Join, Probe, ProbeKind, Returns, SocketEvents, Sockets, Statements};
+use crate::model::{Join, Param, Probe, ProbeKind, Returns, SocketEvents, Sockets, Statements};
 use crate::suggest;
 
 const KEYS: &[&str] = &[
@@ -23,7 +24,12 @@ const KEYS: &[&str] = &[
     "last_id",
 ];
 
-pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Join> {
+pub(super) fn read(
+    r: &Reader,
+    top: &DeTable<'_>,
+    probes: &[Probe],
+    params: &[Param],
+) -> Option<Join> {
     let value = top.get("join")?;
     let join = r.table(value, "join")?;
     r.known(join, "[join]", &["statements", "sockets"]);
@@ -32,12 +38,30 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe]) -> Option<Jo
     }
     match (join.get("statements"), join.get("sockets")) {
         (Some(value), _) => statements(r, value, probes),
-        (_, Some(value)) => sockets(r, value, probes, &names(top)),
+        (_, Some(value)) => {
+            let reading = Reading {
+                r,
+                probes,
+                named: names(top),
+                params,
+            };
+            reading.sockets(value)
+        }
         _ => None,
     }
 }
 
 const SOCKET_KEYS: &[&str] = &["state", "socket", "from", "to", "owners", "begins", "show"];
+
+/// What a join's probes are looked up in.
+pub(super) struct Reading<'a> {
+    pub r: &'a Reader,
+    /// Those that are switched on.
+    pub probes: &'a [Probe],
+    /// The names of all.
+    pub named: Vec<String>,
+    pub params: &'a [Param],
+}
 
 /// The names that the file gives to probes, also to those that are switched off.
 fn names(top: &DeTable<'_>) -> Vec<String> {
@@ -50,71 +74,90 @@ fn names(top: &DeTable<'_>) -> Vec<String> {
     names.map(str::to_owned).collect()
 }
 
-fn sockets(
-    r: &Reader,
-    value: &Spanned<DeValue<'_>>,
-    probes: &[Probe],
-    named: &[String],
-) -> Option<Join> {
-    let t = r.table(value, "sockets")?;
-    r.known(t, "[join.sockets]", SOCKET_KEYS);
-    let text = |key: &str| {
-        if t.get(key).is_none() {
-            r.report(r.error(value.span(), format!("[join.sockets] lacks `{key}`")));
+impl Reading<'_> {
+    fn sockets(&self, value: &Spanned<DeValue<'_>>) -> Option<Join> {
+        let r = self.r;
+        let t = r.table(value, "sockets")?;
+        let known: Vec<&str> = [SOCKET_KEYS, closes::KEYS].concat();
+        r.known(t, "[join.sockets]", &known);
+        let text = |key: &str| {
+            if t.get(key).is_none() {
+                r.report(r.error(value.span(), format!("[join.sockets] lacks `{key}`")));
+            }
+            t.get(key).and_then(|v| r.string(v, key, "a text"))
+        };
+        let words = SocketEvents::ALL.map(|(word, ..)| word);
+        let show = text("show")?;
+        let Some((_, show, _)) = SocketEvents::ALL.iter().find(|(word, ..)| *word == show) else {
+            let mut e = r.error(place(t, "show"), format!("`show` is no `{show}`"));
+            e.help = Some(format!("it is one of {}", words.join(", ")));
+            r.report(e);
+            return None;
+        };
+        let mut join = Sockets {
+            state: text("state")?.to_owned(),
+            socket: text("socket")?.to_owned(),
+            from: text("from")?.to_owned(),
+            to: text("to")?.to_owned(),
+            owners: self.names_of(t, "owners"),
+            begins: self.name_of(t, "begins"),
+            show: *show,
+            closes: None,
+        };
+        if join.begins.is_some() && join.show != SocketEvents::Connects {
+            let what =
+                "`begins` goes with `show = \"connects\"`: other transitions need no beginning";
+            r.report(r.error(place(t, "begins"), what));
         }
-        t.get(key).and_then(|v| r.string(v, key, "a text"))
-    };
-    let words = SocketEvents::ALL.map(|(word, ..)| word);
-    let show = text("show")?;
-    let Some((_, show, _)) = SocketEvents::ALL.iter().find(|(word, ..)| *word == show) else {
-        let mut e = r.error(place(t, "show"), format!("`show` is no `{show}`"));
-        e.help = Some(format!("it is one of {}", words.join(", ")));
-        r.report(e);
-        return None;
-    };
-    let join = Sockets {
-        state: text("state")?.to_owned(),
-        socket: text("socket")?.to_owned(),
-        from: text("from")?.to_owned(),
-        to: text("to")?.to_owned(),
-        owners: t
-            .get("owners")
-            .map(|v| r.strings(v, "owners"))
-            .unwrap_or_default()
-            .into_iter()
-            .map(|owner| owner.value)
-            .collect(),
-        begins: t
-            .get("begins")
-            .and_then(|v| r.string(v, "begins", "a text"))
-            .map(str::to_owned),
-        show: *show,
-    };
-    if join.begins.is_some() && join.show != SocketEvents::Connects {
-        let what = "`begins` goes with `show = \"connects\"`: other transitions need no beginning";
-        r.report(r.error(place(t, "begins"), what));
+        // A recipe that counts instead has switched it off.
+        if !self.is_on(&join.state) && self.named.contains(&join.state) {
+            return None;
+        }
+        let state = probe(r, t, self.probes, "state", &join.state)?;
+        for (key, name) in [
+            ("socket", &join.socket),
+            ("from", &join.from),
+            ("to", &join.to),
+        ] {
+            captured(r, t, key, name, state);
+        }
+        for owner in &join.owners {
+            self.on_socket(t, "owners", owner, &join.socket);
+        }
+        if let Some(begins) = &join.begins {
+            self.on_socket(t, "begins", begins, &join.socket);
+        }
+        join.closes = self.closes(t, value.span(), &join)?;
+        Some(Join::Sockets(join))
     }
-    // A recipe that counts instead has switched it off.
-    if !probes.iter().any(|p| p.name == join.state) && named.contains(&join.state) {
-        return None;
+
+    /// Whether there is a probe of that name that is switched on.
+    pub(super) fn is_on(&self, name: &str) -> bool {
+        self.probes.iter().any(|p| p.name == name)
     }
-    let state = probe(r, t, probes, "state", &join.state)?;
-    for (key, name) in [
-        ("socket", &join.socket),
-        ("from", &join.from),
-        ("to", &join.to),
-    ] {
-        captured(r, t, key, name, state);
+
+    /// The probes that a list names; those that are switched off are left out.
+    pub(super) fn names_of(&self, t: &DeTable<'_>, key: &str) -> Vec<String> {
+        let names = t.get(key).map(|v| self.r.strings(v, key));
+        let names = names.unwrap_or_default().into_iter().map(|n| n.value);
+        names
+            .filter(|n| self.is_on(n) || !self.named.contains(n))
+            .collect()
     }
-    for owner in &join.owners {
-        let owner = probe(r, t, probes, "owners", owner)?;
-        captured(r, t, "owners", &join.socket, owner);
+
+    /// As [`Self::names_of`], for one.
+    pub(super) fn name_of(&self, t: &DeTable<'_>, key: &str) -> Option<String> {
+        let name = self.r.string(t.get(key)?, key, "a text")?;
+        let known = self.is_on(name) || !self.named.iter().any(|n| n == name);
+        known.then(|| name.to_owned())
     }
-    if let Some(begins) = &join.begins {
-        let begins = probe(r, t, probes, "begins", begins)?;
-        captured(r, t, "begins", &join.socket, begins);
+
+    /// Reports it where there is no such probe, or where it does not capture the socket.
+    pub(super) fn on_socket(&self, t: &DeTable<'_>, key: &str, name: &str, socket: &str) {
+        if let Some(found) = probe(self.r, t, self.probes, key, name) {
+            captured(self.r, t, key, socket, found);
+        }
     }
-    Some(Join::Sockets(join))
 }
 
 /// Reports it when a probe has no capture of that name.
@@ -184,11 +227,11 @@ fn statements(r: &Reader, value: &Spanned<DeValue<'_>>, probes: &[Probe]) -> Opt
     Some(Join::Statements(statements))
 }
 
-fn place(t: &DeTable<'_>, key: &str) -> std::ops::Range<usize> {
+pub(super) fn place(t: &DeTable<'_>, key: &str) -> std::ops::Range<usize> {
     t.get(key).map_or(0..0, |v| v.span())
 }
 
-fn probe<'p>(
+pub(super) fn probe<'p>(
     r: &Reader,
     t: &DeTable<'_>,
     probes: &'p [Probe],

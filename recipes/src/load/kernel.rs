@@ -5,7 +5,7 @@ use toml::de::DeTable;
 use super::probes::Reading;
 use super::reader::{Reader, Val};
 use crate::error::Error;
-use crate::model::{At, Context, Probe, ProbeKind, Provider, Spanned};
+use crate::model::{At, Probe, ProbeKind, Provider, Spanned};
 use crate::suggest;
 
 /// The keys of places in the kernel: what stands in front of their names, too.
@@ -203,7 +203,7 @@ impl Reading<'_> {
                 "the kernel is in no file; the recipe's [target] says whose doings are looked at",
             ));
         }
-        if probe.context == Context::Any
+        if probe.context.is_doubtful()
             && let Some(at) = probe.at.iter().find(|at| !kernel(at))
             && let Some((key, _)) = t.get_key_value("context")
         {

@@ -9,6 +9,7 @@
 //! - `join`: `[join.statements]`
 
 mod action;
+mod closes;
 mod frame;
 mod join;
 mod kernel;
@@ -114,7 +115,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
     }
     // What follows names probes and captures: on top of errors in those it would only confuse.
     if r.is_clean() {
-        recipe.join = join::read(r, top, &recipe.probes);
+        recipe.join = join::read(r, top, &recipe.probes, &recipe.params);
         recipe.report = report::read(r, top, &recipe.probes, recipe.join.as_ref());
     }
     recipe

@@ -113,11 +113,12 @@ fn context(r: &Reader, t: &DeTable<'_>) -> Context {
     };
     match r.string(value, "context", "a text") {
         Some("any") => Context::Any,
+        Some("either") => Context::Either,
         Some("thread") | None => Context::Thread,
         Some(other) => {
             let fault = r.error(value.span(), format!("unknown context `{other}`"));
             r.report(fault.help(
-                "\"thread\": the running thread does what is probed; \"any\": it may have nothing to do with it, as in interrupts",
+                "\"thread\": the running thread does what is probed; \"any\": it may have nothing to do with it, as in interrupts; \"either\": the recipe tells which",
             ));
             Context::Thread
         }

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::reader::{Reader, Val};
 use crate::error::Error;
-use crate::model::{Action, Align, Column, Graph, Join, Probe, Report, SocketEvents, Top};
+use crate::model::{Action, Align, Closes, Column, Graph, Join, Probe, Report, SocketEvents, Top};
 use crate::suggest;
 
 /// What every event has.
@@ -25,12 +25,15 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option
     let mut captures = captures(probes);
     if let Some(Join::Sockets(sockets)) = join {
         captures.extend([sockets.show.time().to_owned(), "role".to_owned()]);
+        if sockets.closes.is_some() {
+            captures.extend(Closes::FIELDS.map(str::to_owned));
+        }
     }
     let mut off = named(top);
     // What a join adds that is switched off with its probes.
     if join.is_none() && top.get("join").is_some() {
         off.extend(SocketEvents::ALL.map(|(.., time)| time.to_owned()));
-        off.push("role".to_owned());
+        off.extend(Closes::FIELDS.map(str::to_owned));
     }
     let reading = Reading { r, captures, off };
     Report {

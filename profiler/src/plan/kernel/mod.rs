@@ -8,7 +8,7 @@ mod known;
 
 use anyhow::{Result, bail};
 use uprof_ebpf::{FrameName, KernelSite, KernelSource, On, ProbeKind, Returns};
-use uprof_recipes::{self as recipes, Context, Provider};
+use uprof_recipes::{self as recipes, Provider};
 use uprof_symbols::process;
 
 use super::returns::Pairing;
@@ -119,7 +119,7 @@ impl Plan {
 
     /// The processes on whose behalf the kernel is to be watched; `None`: all.
     fn whose(&self, probe: &recipes::Probe, selection: &Selection) -> Result<Option<Vec<u32>>> {
-        if probe.context == Context::Any {
+        if probe.context.is_doubtful() {
             return Ok(None);
         }
         if selection.named() {
@@ -144,7 +144,7 @@ impl Plan {
 
     /// Where the running thread has nothing to do with the event, it cannot be asked for.
     fn check_context(&self, probe: &recipes::Probe, selection: &Selection) -> Result<()> {
-        if probe.context == Context::Thread {
+        if !probe.context.is_doubtful() {
             return Ok(());
         }
         // An attempt to connect is shown when the probe on its thread let it pass.

@@ -162,7 +162,18 @@ impl Checker<'_> {
     /// Whether an expression leads from `curtask` or `sock()` into the kernel's memory, so that types in it are the
     /// kernel's, also where a program is probed.
     pub(super) fn is_of_kernel(&self, e: &Expr) -> bool {
-        self.scope.provider == Provider::Program && e.any(&|e| e.kind == Kind::Task)
+        let task = |e: &Expr| match &e.kind {
+            Kind::Capture(name) => self.is_captured_of_kernel(name),
+            kind => *kind == Kind::Task,
+        };
+        self.scope.provider == Provider::Program && e.any(&task)
+    }
+
+    /// As [`Self::is_of_kernel`], of a capture. Captures name earlier ones only.
+    fn is_captured_of_kernel(&self, name: &str) -> bool {
+        let mut captures = self.scope.captures.iter();
+        let found = captures.find(|(captured, _)| captured == name);
+        found.is_some_and(|(_, e)| self.is_of_kernel(e))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Closes added up: by verdict and role, and by the peer's address.
+//! Tallies added up: by verdict and role, and by the peer's address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,8 +16,8 @@ const SHOWN: usize = 10;
 /// What closes of one kind have in common: verdict, role, and the program's name where it counts.
 type Kind = (String, String, Option<String>);
 
-/// Closes so far.
-pub struct Closes {
+/// Tallies so far.
+pub struct Tallies {
     probe: String,
     by_comm: bool,
     kinds: HashMap<Kind, u64>,
@@ -26,7 +26,7 @@ pub struct Closes {
     others: Tally,
 }
 
-/// Closes by verdict, in the order of [`VERDICTS`].
+/// Tallies by verdict, in the order of [`VERDICTS`].
 #[derive(Clone, Debug, Default)]
 struct Tally([u64; VERDICTS.len()]);
 
@@ -41,7 +41,7 @@ impl Tally {
     }
 }
 
-impl Closes {
+impl Tallies {
     /// None yet; they are counted as PROBE's, with BY_COMM by the name of the program too.
     pub fn new(probe: &str, by_comm: bool) -> Self {
         Self {
@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn closes_by_verdict_and_role_and_by_peer_without_its_port() {
-        let mut closes = Closes::new("close", false);
+        let mut closes = Tallies::new("close", false);
         assert!(closes.counts().is_empty() && closes.peers().is_none());
         for (verdict, role, peer, times) in [
             ("peer", "server", 1, 3),
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn many_peers_and_programs_take_bounded_room_and_none_is_lost() {
-        let mut closes = Closes::new("close", true);
+        let mut closes = Tallies::new("close", true);
         let many = 3 * MOST as u32;
         for n in 0..many {
             let mut event = close("app", "client", address(n));

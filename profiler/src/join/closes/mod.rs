@@ -1,0 +1,498 @@
+//! The application's closes of TCP sockets, with what TCP did to the same socket: who hung up first.
+//!
+//! A socket is followed by its address from its first transition to its last event. A close waits until its [`verdict`]
+//! is final: on the loopback some microseconds, else until the peer has acknowledged, at most [`PATIENCE`].
+
+mod socket;
+pub mod verdict;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use uprof_recipes as recipes;
+
+use super::sockets::{Fields, MOST, Owner, Role};
+use crate::report::escape;
+use crate::report::model::{Event, Step, Value};
+pub use socket::Going;
+use socket::{Pending, Socket};
+use verdict::{First, state};
+
+/// How long a verdict is waited for, in nanoseconds: longer than a round trip between any two places on earth.
+const PATIENCE: u64 = 3_000_000_000;
+
+/// How many steps of a socket's timeline are kept.
+const MOST_STEPS: usize = 64;
+
+/// How many threads are remembered with what they did last.
+const MOST_THREADS: usize = 65_536;
+
+/// Where and when something happened to a socket.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    /// In nanoseconds since the UNIX epoch.
+    pub time_ns: u64,
+    /// The process of the running thread.
+    pub pid: u32,
+    /// The running thread.
+    pub tid: u32,
+    /// Its name, padded with NULs.
+    pub comm: &'a [u8; 16],
+    /// Whether the thread itself is at work on the socket; `None`: it is not captured.
+    pub owned: Option<bool>,
+    /// The end of the running thread, if it is ending.
+    pub going: Option<Going>,
+    /// Bytes sent and received so far, where they are captured.
+    pub bytes: (Option<u64>, Option<u64>),
+}
+
+/// A transition.
+#[derive(Clone, Copy, Debug)]
+pub struct Change {
+    /// The socket's address.
+    pub socket: u64,
+    /// The former state.
+    pub from: u64,
+    /// The new one.
+    pub to: u64,
+    /// The socket's error, 0 where none is captured.
+    pub error: u64,
+}
+
+/// A record that becomes an event when that is wanted: its variant, and what decodes it for a process that is shown.
+pub struct Source<'a> {
+    /// The variant of the plan.
+    pub variant: usize,
+    /// `None`: of another process.
+    pub event: &'a dyn Fn() -> Option<Event>,
+}
+
+/// A close that is to be shown now.
+#[derive(Debug)]
+pub struct Shown {
+    /// The variant whose record it was.
+    pub variant: usize,
+    /// With what the join adds.
+    pub event: Event,
+}
+
+/// Follows sockets, and holds closes back until their verdicts are final.
+pub struct Closes {
+    spec: recipes::Closes,
+    /// Captures that are not shown.
+    taken: Vec<String>,
+    sockets: HashMap<u64, Socket>,
+    /// Closes that wait, by when they began to: socket and number of the close.
+    waiting: VecDeque<(u64, u64, u64)>,
+    /// Closes with a verdict that wait for what comes next, by socket.
+    until_next: BTreeMap<u64, Shown>,
+    /// By thread: sockets that calls within a close named, with the times.
+    inside: HashMap<u32, VecDeque<(u64, u64)>>,
+    /// By thread: the last event of `last`.
+    last: HashMap<u32, (u64, Fields)>,
+    ready: VecDeque<Shown>,
+    closes: u64,
+    /// Why closes were not joined, and how many.
+    unjoined: BTreeMap<&'static str, u64>,
+    forgotten: u64,
+    lost: bool,
+}
+
+impl Closes {
+    /// For a recipe's join.
+    pub fn new(join: &recipes::Sockets, spec: &recipes::Closes) -> Self {
+        let internal = ["owned", "exiting", "exit_code", "error", "inode", "state"];
+        let own = [&join.socket, &join.from, &join.to].map(String::as_str);
+        Self {
+            spec: spec.clone(),
+            taken: own
+                .iter()
+                .chain(&internal)
+                .map(|n| (*n).to_owned())
+                .collect(),
+            sockets: HashMap::new(),
+            waiting: VecDeque::new(),
+            until_next: BTreeMap::new(),
+            inside: HashMap::new(),
+            last: HashMap::new(),
+            ready: VecDeque::new(),
+            closes: 0,
+            unjoined: BTreeMap::new(),
+            forgotten: 0,
+            lost: false,
+        }
+    }
+
+    /// The next close that is to be shown.
+    pub fn next(&mut self) -> Option<Shown> {
+        self.ready.pop_front()
+    }
+
+    /// Takes a transition.
+    pub fn changed(&mut self, change: Change, moment: &Moment<'_>, source: &Source<'_>) {
+        let Change {
+            socket,
+            from,
+            to,
+            error,
+        } = change;
+        if to == state::ESTABLISHED {
+            self.forget(socket);
+        }
+        let timeline = self.spec.timeline;
+        let known = self.socket(socket, moment.time_ns);
+        if to == state::ESTABLISHED {
+            known.born_ns = Some(moment.time_ns);
+            known.role = Some(match from {
+                state::SYN_SENT => Role::Client,
+                _ => Role::Server,
+            });
+        }
+        known.state = to;
+        known.saw(moment);
+        let first = First {
+            to,
+            time_ns: moment.time_ns,
+            sent: moment.bytes.0,
+        };
+        known.ending.changed(from, to, first, error);
+        if timeline {
+            let what = format!("{} -> {}", state::name(from), state::name(to));
+            known.step(step(what, moment), MOST_STEPS);
+        }
+        let by_itself = moment.owned.unwrap_or(true) || moment.going.is_some();
+        let closes = matches!(to, state::FIN_WAIT1 | state::LAST_ACK | state::CLOSE);
+        if by_itself && closes && known.pending.is_none() && !known.closed {
+            let event = (source.event)();
+            known.closer = event.map(|event| Box::new((source.variant, event, moment.going)));
+        }
+        self.settle(socket);
+    }
+
+    /// The peer's reset was received, or (SENT) one was sent.
+    pub fn reset(&mut self, socket: u64, sent: bool, moment: &Moment<'_>) {
+        let timeline = self.spec.timeline;
+        let known = self.socket(socket, moment.time_ns);
+        match sent {
+            true => known.ending.reset_sent = true,
+            false => known.ending.reset_received = true,
+        }
+        if timeline {
+            let what = ["reset received", "reset sent"][usize::from(sent)];
+            known.step(step(what.to_owned(), moment), MOST_STEPS);
+        }
+        self.settle(socket);
+    }
+
+    /// The socket is no more: a close that nobody called ends here, if it is one of the processes that are watched.
+    pub fn destroyed(&mut self, socket: u64, moment: &Moment<'_>, source: &Source<'_>) {
+        let timeline = self.spec.timeline;
+        let known = self.socket(socket, moment.time_ns);
+        known.ending.gone = true;
+        known.saw(moment);
+        if timeline {
+            known.step(step("destroyed".to_owned(), moment), MOST_STEPS);
+        }
+        if known.pending.is_none() && !known.closed {
+            let ended = match known.closer.take() {
+                // The end of the process is what closes, where it had shut down before.
+                Some(closer) if moment.going.is_none() || closer.2.is_some() => Some(*closer),
+                earlier if moment.owned == Some(false) => earlier.map(|c| *c),
+                earlier => (source.event)()
+                    .map(|event| (source.variant, event, moment.going))
+                    .or(earlier.map(|c| *c)),
+            };
+            if let Some((variant, event, going)) = ended {
+                self.pend(socket, variant, event, going);
+            }
+        }
+        self.settle(socket);
+        self.forget(socket);
+    }
+
+    /// A thread that a socket belongs to was seen.
+    pub fn owned(&mut self, socket: u64, event: &Event) {
+        if socket == 0 {
+            return;
+        }
+        let timeline = self.spec.timeline;
+        let known = self.socket(socket, event.time_ns);
+        known.owner = Some(Owner::of(event));
+        if timeline {
+            known.step(of_event(event), MOST_STEPS);
+        }
+    }
+
+    /// Something that is told in the timeline only.
+    pub fn stepped(&mut self, socket: u64, event: &Event) {
+        if socket != 0 {
+            let known = self.socket(socket, event.time_ns);
+            known.step(of_event(event), MOST_STEPS);
+        }
+    }
+
+    /// A socket was named on a thread, within a call that closes it.
+    pub fn inside(&mut self, socket: u64, event: &Event) {
+        if self.inside.len() >= MOST_THREADS {
+            self.inside.clear();
+        }
+        let named = self.inside.entry(event.tid).or_default();
+        named.push_back((event.time_ns, socket));
+        if named.len() > 16 {
+            named.pop_front();
+        }
+    }
+
+    /// What was done last, on a thread or a socket.
+    pub fn last(&mut self, socket: Option<u64>, event: Event) {
+        let taken = &self.taken;
+        let fields = event.fields.into_iter();
+        let fields: Fields = fields
+            .filter(|(name, _)| !taken.iter().any(|t| **t == **name))
+            .collect();
+        if self.spec.last_by_thread {
+            if self.last.len() >= MOST_THREADS {
+                self.last.clear();
+            }
+            self.last.insert(event.tid, (event.time_ns, fields));
+        } else if let Some(socket) = socket.filter(|s| *s != 0) {
+            self.socket(socket, event.time_ns).last = Some((event.time_ns, fields));
+        }
+    }
+
+    /// What was done after a close.
+    pub fn followed(&mut self, socket: u64, event: &Event) {
+        if let Some(mut shown) = self.until_next.remove(&socket) {
+            let after = event.time_ns.saturating_sub(shown.event.time_ns);
+            let taken = |name: &str| self.taken.iter().any(|t| *t == *name);
+            let fields = event.fields.iter().filter(|(name, _)| !taken(name));
+            add(&mut shown.event, fields.cloned());
+            let after = (Arc::from("until_next_ns"), Value::Duration(after));
+            add(&mut shown.event, [after]);
+            self.ready.push_back(shown);
+        }
+    }
+
+    /// The application closes a socket, or what it takes for one.
+    pub fn close(&mut self, socket: Option<u64>, variant: usize, event: Event) {
+        let socket = socket
+            .filter(|s| *s != 0)
+            .or_else(|| self.named_inside(&event));
+        let Some(socket) = socket else {
+            let why = match self.spec.inside.is_empty() {
+                true => "no TCP socket was found",
+                false => "no TCP socket was named within the call",
+            };
+            *self.unjoined.entry(why).or_default() += 1;
+            let mut pending = Pending::new(variant, event, None);
+            pending.why = Some(why);
+            let shown = pending.joined(&Socket::default(), false, &self.taken);
+            self.show(None, shown);
+            return;
+        };
+        if self
+            .sockets
+            .get(&socket)
+            .is_some_and(|s| s.pending.is_some())
+        {
+            self.force(socket);
+        }
+        let timeline = self.spec.timeline;
+        let known = self.socket(socket, event.time_ns);
+        if timeline {
+            known.step(of_event(&event), MOST_STEPS);
+        }
+        self.pend(socket, variant, event, None);
+        self.settle(socket);
+    }
+
+    fn named_inside(&self, call: &Event) -> Option<u64> {
+        let began = call.time_ns - call.latency_ns.unwrap_or(0);
+        let named = self.inside.get(&call.tid)?;
+        let within = named.iter().rev().find(|(time, _)| *time >= began);
+        within.map(|(_, socket)| *socket).filter(|s| *s != 0)
+    }
+
+    fn pend(&mut self, socket: u64, variant: usize, event: Event, going: Option<Going>) {
+        self.closes += 1;
+        let last = self.last.get(&event.tid).cloned();
+        let now = event.time_ns;
+        let Some(known) = self.sockets.get_mut(&socket) else {
+            return;
+        };
+        let captured = event.fields.iter().find(|(name, _)| &**name == "state");
+        let captured = captured.and_then(|(_, value)| value.as_u64());
+        let mut pending = Pending::new(variant, event, going);
+        pending.number = self.closes;
+        pending.state = captured.or((known.state != 0).then_some(known.state));
+        pending.last = last.or_else(|| known.last.take());
+        known.pending = Some(Box::new(pending));
+        known.closed = true;
+        self.waiting.push_back((now, socket, self.closes));
+    }
+
+    /// Shows a close whose verdict is final.
+    fn settle(&mut self, socket: u64) {
+        let timeline = self.spec.timeline;
+        let Some(known) = self.sockets.get_mut(&socket) else {
+            return;
+        };
+        let Some(pending) = &known.pending else {
+            return;
+        };
+        // A timeline is shown whole.
+        let whole = !timeline || known.ending.gone;
+        if whole && known.ending.verdict(pending.state).is_some() {
+            self.force(socket);
+        }
+    }
+
+    /// Shows a close with the verdict that can be told now.
+    fn force(&mut self, socket: u64) {
+        let Some(known) = self.sockets.get_mut(&socket) else {
+            return;
+        };
+        let Some(pending) = known.pending.take() else {
+            return;
+        };
+        let event = pending.joined(known, self.lost, &self.taken);
+        self.show(Some(socket), event);
+    }
+
+    /// Puts a close with its verdict among those that are ready.
+    fn show(&mut self, socket: Option<u64>, shown: Shown) {
+        match socket {
+            Some(socket) if self.spec.next.is_some() => {
+                let earlier = self.until_next.insert(socket, shown);
+                self.ready.extend(earlier);
+            }
+            _ => self.ready.push_back(shown),
+        }
+    }
+
+    /// Shows closes that have waited for too long, at NOW, in nanoseconds since the UNIX epoch.
+    pub fn due(&mut self, now: u64) {
+        while let Some((since, socket, number)) = self.waiting.front().copied() {
+            let pending = self.sockets.get(&socket).and_then(|s| s.pending.as_ref());
+            if pending.is_some_and(|p| p.number == number) {
+                if now < since + PATIENCE {
+                    break;
+                }
+                self.force(socket);
+            }
+            self.waiting.pop_front();
+        }
+        if let Some((_, within)) = self.spec.next {
+            let over = |shown: &mut Shown| now > shown.event.time_ns + within;
+            let over = self.until_next.extract_if(.., |_, shown| over(shown));
+            self.ready.extend(over.map(|(_, shown)| shown));
+        }
+    }
+
+    /// The run is over: shows what is left.
+    pub fn finish(&mut self) {
+        self.due(u64::MAX - PATIENCE);
+        let mut ended: Vec<u64> = self.sockets.keys().copied().collect();
+        ended.sort_unstable();
+        // Processes that have ended, and sockets whose FINs nobody has acknowledged yet.
+        for socket in ended {
+            let known = self.sockets.get_mut(&socket);
+            let closer = known.and_then(|k| k.closer.take_if(|c| !k.closed && c.2.is_some()));
+            if let Some(closer) = closer {
+                let (variant, event, going) = *closer;
+                self.pend(socket, variant, event, going);
+                self.force(socket);
+            }
+        }
+        self.ready
+            .extend(std::mem::take(&mut self.until_next).into_values());
+    }
+
+    /// Records were dropped: what is not known may have been in them.
+    pub fn records_lost(&mut self) {
+        self.lost = true;
+    }
+
+    /// Another socket gets the address, or none.
+    fn forget(&mut self, socket: u64) {
+        self.force(socket);
+        self.sockets.remove(&socket);
+    }
+
+    /// What is known of a socket, whether it is new or not.
+    fn socket(&mut self, socket: u64, now: u64) -> &mut Socket {
+        if self.sockets.len() >= MOST && !self.sockets.contains_key(&socket) {
+            self.make_room();
+        }
+        let known = self.sockets.entry(socket).or_default();
+        known.changed_ns = now;
+        known
+    }
+
+    /// A tenth of all goes at once, so that it is not looked for each time: those that have not changed for longest.
+    fn make_room(&mut self) {
+        let mut ages: Vec<(u64, u64)> = self
+            .sockets
+            .iter()
+            .map(|(socket, known)| (known.changed_ns, *socket))
+            .collect();
+        let (oldest, ..) = ages.select_nth_unstable(MOST / 10);
+        self.forgotten += oldest.len() as u64;
+        for (_, socket) in oldest.iter().copied() {
+            self.forget(socket);
+        }
+    }
+
+    /// What the reader should know, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.forgotten > 0 {
+            notes.push(format!(
+                "{} sockets were forgotten before they closed, since more than {MOST} were open: of their closes age and \
+                 role are missing, and the verdict may be unknown",
+                self.forgotten
+            ));
+        }
+        for (why, count) in &self.unjoined {
+            notes.push(format!("{count} closes were joined with no socket: {why}"));
+        }
+        notes
+    }
+}
+
+/// A step of a timeline.
+fn step(what: String, moment: &Moment<'_>) -> Step {
+    Step {
+        time_ns: moment.time_ns,
+        what,
+        pid: moment.pid,
+        tid: moment.tid,
+        comm: escape::comm(moment.comm),
+        softirq: moment.owned == Some(false),
+    }
+}
+
+/// The step that an application's event is.
+fn of_event(event: &Event) -> Step {
+    Step {
+        // A call began the step with its entry.
+        time_ns: event.time_ns - event.latency_ns.unwrap_or(0),
+        what: event.probe.to_string(),
+        pid: event.pid,
+        tid: event.tid,
+        comm: event.comm.clone(),
+        softirq: event.nobody,
+    }
+}
+
+/// Adds fields that are not there.
+fn add(event: &mut Event, fields: impl IntoIterator<Item = (Arc<str>, Value)>) {
+    for (name, value) in fields {
+        if !event.fields.iter().any(|(there, _)| *there == name) {
+            event.fields.push((name, value));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

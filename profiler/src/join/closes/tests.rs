@@ -1,0 +1,290 @@
+//! Closes as records tell of them, in the order of real traces.
+
+use super::*;
+
+const SOCKET: u64 = 0xffff_8880_0000_1000;
+
+fn event(time_ns: u64, probe: &str, fields: &[(&str, Value)]) -> Event {
+    Event {
+        probe: probe.into(),
+        time_ns,
+        pid: 7,
+        tid: 8,
+        comm: "nginx".into(),
+        nobody: false,
+        latency_ns: None,
+        fields: fields
+            .iter()
+            .map(|(name, value)| (Arc::from(*name), value.clone()))
+            .collect(),
+        steps: Vec::new(),
+    }
+}
+
+fn join(spec: recipes::Closes) -> Closes {
+    let sockets = recipes::Sockets {
+        state: "state".into(),
+        socket: "socket".into(),
+        from: "from".into(),
+        to: "to".into(),
+        owners: vec![],
+        begins: None,
+        show: recipes::SocketEvents::Closes,
+        closes: None,
+    };
+    Closes::new(&sockets, &spec)
+}
+
+fn moment(time_ns: u64, owned: bool) -> Moment<'static> {
+    Moment {
+        time_ns,
+        pid: 7,
+        tid: 8,
+        comm: b"nginx\0\0\0\0\0\0\0\0\0\0\0",
+        owned: Some(owned),
+        going: None,
+        bytes: (Some(time_ns), Some(3)),
+    }
+}
+
+/// The thread's own record, of the watched process or (`None`) another.
+fn change(j: &mut Closes, time_ns: u64, (from, to): (u64, u64), owned: bool) {
+    let change = Change {
+        socket: SOCKET,
+        from,
+        to,
+        error: 0,
+    };
+    let event = || Some(event(time_ns, "state", &[("socket", Value::Uint(SOCKET))]));
+    let source = Source {
+        variant: 1,
+        event: &event,
+    };
+    j.changed(change, &moment(time_ns, owned), &source);
+}
+
+fn destroy(j: &mut Closes, moment: &Moment<'_>) {
+    let event = || Some(event(moment.time_ns, "destroyed", &[]));
+    let source = Source {
+        variant: 2,
+        event: &event,
+    };
+    j.destroyed(SOCKET, moment, &source);
+}
+
+fn close(j: &mut Closes, time_ns: u64) {
+    let fields = [("socket", Value::Uint(SOCKET)), ("fd", Value::Int(5))];
+    j.close(Some(SOCKET), 0, event(time_ns, "close", &fields));
+}
+
+fn field<'e>(shown: &'e Shown, name: &str) -> &'e Value {
+    let found = shown.event.fields.iter().find(|(n, _)| &**n == name);
+    &found.expect("a field of the join").1
+}
+
+fn name(text: &str) -> Value {
+    Value::Name(text.to_owned())
+}
+
+#[test]
+fn a_peer_that_closes_first_is_told_at_once_with_the_reaction() {
+    let mut j = join(recipes::Closes::default());
+    change(&mut j, 100, (3, 1), false);
+    change(&mut j, 500, (1, 8), false);
+    close(&mut j, 800);
+    let shown = j.next().expect("the verdict is final");
+    assert_eq!(field(&shown, "verdict"), &name("peer"));
+    assert_eq!(field(&shown, "reaction_ns"), &Value::Duration(300));
+    assert_eq!(field(&shown, "age_ns"), &Value::Duration(700));
+    assert_eq!(field(&shown, "role"), &name("server"));
+    assert_eq!(field(&shown, "state_at_close"), &name("CLOSE_WAIT"));
+    assert_eq!(field(&shown, "fd"), &Value::Int(5));
+    assert!(!shown.event.fields.iter().any(|(n, _)| &**n == "socket"));
+    destroy(&mut j, &moment(900, false));
+    assert!(j.next().is_none() && j.notes().is_empty());
+}
+
+#[test]
+fn a_close_waits_until_the_fins_cannot_cross_any_more() {
+    let mut j = join(recipes::Closes::default());
+    change(&mut j, 100, (3, 1), false);
+    close(&mut j, 800);
+    change(&mut j, 810, (1, 4), true);
+    assert!(j.next().is_none());
+    change(&mut j, 900, (4, 5), false);
+    let shown = j.next().expect("acknowledged");
+    assert_eq!(field(&shown, "verdict"), &name("app"));
+    assert_eq!(field(&shown, "bytes_sent"), &Value::Uint(900));
+    assert_eq!(shown.variant, 0);
+    // The next connection at the same address: both at once, in the end.
+    change(&mut j, 1000, (3, 1), false);
+    close(&mut j, 1100);
+    change(&mut j, 1110, (1, 4), true);
+    change(&mut j, 1120, (4, 11), false);
+    assert_eq!(field(&j.next().expect("crossed"), "verdict"), &name("both"));
+}
+
+#[test]
+fn a_reset_that_comes_before_the_close_is_the_peer_s_after_it_the_application_s() {
+    let mut j = join(recipes::Closes::default());
+    change(&mut j, 100, (3, 1), false);
+    j.reset(SOCKET, false, &moment(200, false));
+    change(&mut j, 201, (1, 7), false);
+    close(&mut j, 300);
+    let shown = j.next().expect("reset");
+    assert_eq!(field(&shown, "verdict"), &name("peer-reset"));
+    assert_eq!(field(&shown, "reaction_ns"), &Value::Duration(99));
+    destroy(&mut j, &moment(310, true));
+    change(&mut j, 400, (3, 1), false);
+    close(&mut j, 500);
+    change(&mut j, 510, (1, 7), true);
+    assert!(j.next().is_none());
+    j.reset(SOCKET, true, &moment(511, true));
+    let shown = j.next().expect("reset");
+    assert_eq!(field(&shown, "verdict"), &name("app-reset"));
+}
+
+#[test]
+fn a_process_that_is_killed_closes_by_its_end() {
+    let mut j = join(recipes::Closes::default());
+    change(&mut j, 100, (3, 1), false);
+    let killed = Moment {
+        going: Some(Going(9)),
+        ..moment(700, true)
+    };
+    let transition = Change {
+        socket: SOCKET,
+        from: 1,
+        to: 4,
+        error: 0,
+    };
+    let of_state = || Some(event(700, "state", &[]));
+    let source = Source {
+        variant: 1,
+        event: &of_state,
+    };
+    j.changed(transition, &killed, &source);
+    change(&mut j, 720, (4, 5), false);
+    assert!(j.next().is_none());
+    destroy(&mut j, &moment(800, false));
+    let shown = j.next().expect("its end");
+    assert_eq!(field(&shown, "verdict"), &name("app"));
+    assert_eq!(field(&shown, "cause"), &name("killed by SIGKILL"));
+    assert_eq!((shown.variant, shown.event.time_ns), (1, 700));
+}
+
+#[test]
+fn what_other_processes_end_is_not_shown() {
+    let mut j = join(recipes::Closes::default());
+    let none = || None;
+    let source = Source {
+        variant: 1,
+        event: &none,
+    };
+    for (from, to) in [(2, 1), (1, 4), (4, 5)] {
+        let change = Change {
+            socket: SOCKET,
+            from,
+            to,
+            error: 0,
+        };
+        j.changed(change, &moment(5, true), &source);
+    }
+    j.destroyed(SOCKET, &moment(9, false), &source);
+    j.finish();
+    assert!(j.next().is_none());
+}
+
+#[test]
+fn a_descriptor_that_is_not_the_last_is_no_close() {
+    let mut j = join(recipes::Closes::default());
+    change(&mut j, 100, (3, 1), false);
+    close(&mut j, 200);
+    j.due(200 + PATIENCE - 1);
+    assert!(j.next().is_none());
+    j.due(200 + PATIENCE);
+    let shown = j.next().expect("waited for long enough");
+    assert_eq!(field(&shown, "verdict"), &name("unknown"));
+    assert_eq!(
+        field(&shown, "cause"),
+        &name("still open: another descriptor")
+    );
+}
+
+#[test]
+fn a_call_is_joined_by_what_it_did_and_with_what_was_done_last() {
+    let mut j = join(recipes::Closes {
+        inside: vec!["shut".into()],
+        last: Some("statement".into()),
+        last_by_thread: true,
+        ..recipes::Closes::default()
+    });
+    change(&mut j, 100, (3, 1), false);
+    j.last(None, event(150, "statement", &[("sql", name("SELECT 1"))]));
+    change(&mut j, 200, (1, 8), false);
+    j.inside(SOCKET, &event(320, "shut", &[]));
+    let call = Event {
+        latency_ns: Some(100),
+        ..event(400, "close", &[])
+    };
+    j.close(None, 0, call);
+    let shown = j.next().expect("the peer");
+    assert_eq!(field(&shown, "sql"), &name("SELECT 1"));
+    assert_eq!(field(&shown, "since_last_ns"), &Value::Duration(150));
+    // What was named before the call is another's.
+    let call = Event {
+        latency_ns: Some(10),
+        ..event(500, "close", &[])
+    };
+    j.close(None, 0, call);
+    let shown = j.next().expect("with no socket");
+    assert_eq!(field(&shown, "verdict"), &name("unknown"));
+    assert_eq!(j.notes().len(), 1, "{:?}", j.notes());
+}
+
+#[test]
+fn a_timeline_is_shown_whole() {
+    let mut j = join(recipes::Closes {
+        timeline: true,
+        ..recipes::Closes::default()
+    });
+    change(&mut j, 100, (3, 1), false);
+    change(&mut j, 500, (1, 8), false);
+    close(&mut j, 800);
+    change(&mut j, 810, (8, 9), true);
+    assert!(j.next().is_none());
+    destroy(&mut j, &moment(820, false));
+    let steps = j.next().expect("the end").event.steps;
+    let told: Vec<(&str, bool)> = steps.iter().map(|s| (&*s.what, s.softirq)).collect();
+    assert_eq!(
+        told,
+        [
+            ("SYN_RECV -> ESTABLISHED", true),
+            ("ESTABLISHED -> CLOSE_WAIT", true),
+            ("close", false),
+            ("CLOSE_WAIT -> LAST_ACK", false),
+            ("destroyed", true)
+        ]
+    );
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut j = join(recipes::Closes::default());
+    for n in 0..MOST as u64 + 10 {
+        let change = Change {
+            socket: 64 * n,
+            from: 3,
+            to: 1,
+            error: 0,
+        };
+        let none = || None;
+        let source = Source {
+            variant: 1,
+            event: &none,
+        };
+        j.changed(change, &moment(n, false), &source);
+    }
+    assert!(j.sockets.len() <= MOST);
+    assert_eq!(j.notes().len(), 1);
+}
