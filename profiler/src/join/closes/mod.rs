@@ -326,6 +326,7 @@ impl Closes {
         pending.number = self.closes;
         pending.state = captured.or((known.state != 0).then_some(known.state));
         pending.last = last.or_else(|| known.last.take());
+        known.bytes = pending.bytes(known.bytes);
         known.pending = Some(Box::new(pending));
         known.closed = true;
         self.waiting.push_back((now, socket, self.closes));

@@ -103,6 +103,18 @@ impl Pending {
         }
     }
 
+    /// Bytes sent and received as the close captured them, else as they were KNOWN before.
+    pub fn bytes(&self, known: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
+        let captured = |name: &str| {
+            let mut fields = self.event.fields.iter();
+            fields.find(|(there, _)| **there == *name)?.1.as_u64()
+        };
+        (
+            captured("bytes_sent").or(known.0),
+            captured("bytes_received").or(known.1),
+        )
+    }
+
     /// The close with what the join adds to it. Captures of the names in TAKEN are left out; with LOST records were
     /// dropped.
     pub fn joined(self, known: &Socket, lost: bool, taken: &[String]) -> Shown {
