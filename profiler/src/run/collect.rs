@@ -232,7 +232,7 @@ impl Collector {
             summary.notes.extend(s.join.notes());
         }
         if let Some(s) = &self.sockets {
-            summary.notes.extend(s.notes());
+            s.summary(&mut summary);
         }
         if let Some(sums) = &self.sums {
             summary

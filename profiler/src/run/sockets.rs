@@ -13,7 +13,7 @@ use crate::join::closes::{Change, Closes, Going, Moment, Shown, Source};
 use crate::join::sockets::{self, Owner, Transition};
 use crate::plan::{Plan, Variant};
 use crate::report::escape;
-use crate::report::model::Event;
+use crate::report::model::{Event, Summary};
 use crate::target;
 
 /// A join over sockets.
@@ -229,8 +229,17 @@ impl Sockets {
         }
     }
 
+    /// Adds what was added up.
+    pub fn summary(&self, summary: &mut Summary) {
+        if let Join::Closes(join) = &self.join {
+            summary.counts.extend(join.counts());
+            summary.tables.extend(join.peers());
+        }
+        summary.notes.extend(self.notes());
+    }
+
     /// What the reader should know.
-    pub fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         match &self.join {
             Join::Transitions(join, _) => join.notes(),
             Join::Closes(join) => join.notes(),

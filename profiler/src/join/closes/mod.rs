@@ -4,6 +4,7 @@
 //! is final: on the loopback some microseconds, else until the peer has acknowledged, at most [`PATIENCE`].
 
 mod socket;
+mod tally;
 pub mod verdict;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,9 +14,10 @@ use uprof_recipes as recipes;
 
 use super::sockets::{Fields, MOST, Owner, Role};
 use crate::report::escape;
-use crate::report::model::{Event, Step, Value};
+use crate::report::model::{Count, Event, Step, Table, Value};
 pub use socket::Going;
 use socket::{Pending, Socket};
+use tally::Tallies;
 use verdict::{First, state};
 
 /// How long a verdict is waited for, in nanoseconds: longer than a round trip between any two places on earth.
@@ -91,6 +93,7 @@ pub struct Closes {
     /// By thread: the last event of `last`.
     last: HashMap<u32, (u64, Fields)>,
     ready: VecDeque<Shown>,
+    tallies: Tallies,
     closes: u64,
     /// Why closes were not joined, and how many.
     unjoined: BTreeMap<&'static str, u64>,
@@ -116,6 +119,7 @@ impl Closes {
             inside: HashMap::new(),
             last: HashMap::new(),
             ready: VecDeque::new(),
+            tallies: Tallies::new(spec.by.first().map_or("close", String::as_str), false),
             closes: 0,
             unjoined: BTreeMap::new(),
             forgotten: 0,
@@ -125,7 +129,19 @@ impl Closes {
 
     /// The next close that is to be shown.
     pub fn next(&mut self) -> Option<Shown> {
-        self.ready.pop_front()
+        let shown = self.ready.pop_front()?;
+        self.tallies.add(&shown.event);
+        Some(shown)
+    }
+
+    /// Closes so far, by verdict and role.
+    pub fn counts(&self) -> Vec<Count> {
+        self.tallies.counts()
+    }
+
+    /// Closes so far, by peer.
+    pub fn peers(&self) -> Option<Table> {
+        self.tallies.peers()
     }
 
     /// Takes a transition.
