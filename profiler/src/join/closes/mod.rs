@@ -209,7 +209,10 @@ impl Closes {
         if timeline {
             known.step(step("destroyed".to_owned(), moment), MOST_STEPS);
         }
-        if known.pending.is_none() && !known.closed {
+        // Of which nothing else was seen: a listener, or it ended before uprof.
+        let seen =
+            known.born_ns.is_some() || known.ending.first.is_some() || known.closer.is_some();
+        if seen && known.pending.is_none() && !known.closed {
             let ended = match known.closer.take() {
                 // The end of the process is what closes, where it had shut down before.
                 Some(closer) if moment.going.is_none() || closer.2.is_some() => Some(*closer),

@@ -269,6 +269,13 @@ fn a_timeline_is_shown_whole() {
 }
 
 #[test]
+fn a_socket_of_which_only_the_end_was_seen_is_no_connection_s() {
+    let mut j = join(recipes::Closes::default());
+    destroy(&mut j, &moment(900, true));
+    assert!(j.next().is_none());
+}
+
+#[test]
 fn memory_is_bounded() {
     let mut j = join(recipes::Closes::default());
     for n in 0..MOST as u64 + 10 {
