@@ -126,7 +126,13 @@ fn captures(
     fields: &mut Vec<Field>,
 ) -> Vec<uprof_ebpf::Capture> {
     let mut lowered = Vec::new();
-    for (at, (name, e)) in captures.iter().enumerate() {
+    // Those that only others are made of take no room in records.
+    let shown = |name: &str| !name.starts_with('_');
+    for (at, (name, e)) in captures
+        .iter()
+        .enumerate()
+        .filter(|(_, (name, _))| shown(name))
+    {
         // One may name those before it.
         let e = &e.with_captures(&captures[..at]);
         let from = if e.kind == Kind::Builtin(Builtin::Comm) {

@@ -140,6 +140,7 @@ fn captures(probes: &[Probe]) -> Vec<String> {
         .flat_map(|p| &p.at)
         .flat_map(|a| &a.capture)
         .map(|(n, _)| n.clone())
+        .filter(|n| !n.starts_with('_'))
         .collect();
     names.sort_unstable();
     names.dedup();
