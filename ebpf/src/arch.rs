@@ -23,8 +23,13 @@ pub(crate) const GOROUTINE: i16 = DWARF_REGS[14];
 /// Offset in `g` of `stack.hi`, the end of its stack (runtime/runtime2.go; the same in all
 /// versions, as the assembler's prologues know `stack.lo` and the guards after it).
 pub(crate) const GOROUTINE_STACK_HI: i32 = 8;
+/// Offset of what a system call was made with: its second argument (rsi), its first (rdi), and its number as it was
+/// before a return value took its place (`orig_ax`), a word each; the number is -1 where it was no system call.
+pub(crate) const SYSCALL: i32 = 104;
+/// From the end of a thread's stack in the kernel that is lower in memory to the registers it entered the kernel with:
+/// THREAD_SIZE (arch/x86/include/asm/page_64_types.h, without KASAN) less them, as it is up to Linux 6.8; newer ones tell.
+pub(crate) const KERNEL_STACK: i32 = (16 << 10) - REGS_SIZE as i32;
 /// Bytes of `struct pt_regs`.
-#[cfg(test)]
 pub(crate) const REGS_SIZE: usize = 168;
 
 /// Distance from the stack pointer at entry to argument `n` (6 or more).

@@ -128,6 +128,10 @@ pub(crate) enum MapRef {
     Chain,
     /// The processes in which probes on the kernel count.
     Pids,
+    /// The clocks of threads whose calls are followed.
+    Threads,
+    /// What threads wait for, by the number of the system call that they are in.
+    Syscalls,
 }
 
 /// A kernel function called by its BTF id.

@@ -35,6 +35,13 @@ pub(crate) fn function_ids<const N: usize>(names: [&str; N]) -> io::Result<[Opti
 pub(crate) fn member_offsets<const N: usize>(
     names: [(&str, &str); N],
 ) -> io::Result<[Option<u32>; N]> {
+    Ok(member_bits(names)?.map(|bits| bits.map(|bits| bits / 8)))
+}
+
+/// The same in bits, for those that are bit fields.
+pub(crate) fn member_bits<const N: usize>(
+    names: [(&str, &str); N],
+) -> io::Result<[Option<u32>; N]> {
     with_kernel(|btf| find_members(btf, names).unwrap_or([None; N]))
 }
 
@@ -184,7 +191,7 @@ fn find_members<const N: usize>(btf: &[u8], names: [(&str, &str); N]) -> Option<
                 && offset.is_none()
             {
                 left -= 1;
-                *offset = btf.member(ty.at, ty.items, *member, 2).map(|bits| bits / 8);
+                *offset = btf.member(ty.at, ty.items, *member, 2);
             }
         }
     }
@@ -291,7 +298,7 @@ mod tests {
         ];
         assert_eq!(
             find_members(&nested_sample(), names),
-            Some([Some(1), Some(12), None, None])
+            Some([Some(8), Some(96), None, None])
         );
     }
 

@@ -81,6 +81,16 @@ pub enum Error {
         /// The verifier's log, where it was asked for and the kernel wrote one.
         log: Option<String>,
     },
+    /// What says where the time of calls goes cannot be set up.
+    #[error("where the time of calls goes cannot be told here: cannot {what}: {source}")]
+    Clocks {
+        /// What was tried: "attach to the raw tracepoint sched_switch" ...
+        what: String,
+        /// What the kernel answered.
+        source: io::Error,
+        /// The verifier's log, where it was asked for and the kernel wrote one.
+        log: Option<String>,
+    },
     /// A call of this crate that makes no sense: an unknown probe, a site index out of range.
     #[error("{0}")]
     Usage(String),
@@ -98,7 +108,9 @@ impl Error {
     /// The verifier's log, if the error carries one.
     pub fn verifier_log(&self) -> Option<&str> {
         match self {
-            Error::Load { log, .. } | Error::Kernel { log, .. } => log.as_deref(),
+            Error::Load { log, .. } | Error::Kernel { log, .. } | Error::Clocks { log, .. } => {
+                log.as_deref()
+            }
             _ => None,
         }
     }

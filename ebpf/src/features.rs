@@ -9,12 +9,16 @@ use aya_obj::generated::{bpf_map_type, bpf_prog_type};
 
 use crate::asm::{Asm, Kfunc, Reg, Size};
 use crate::btf;
+use crate::engine::Engine;
+use crate::expr::Expr;
 use crate::helper;
 use crate::link::PerfSource;
 use crate::maps::create_map;
 use crate::program::Part;
 use crate::site::KernelHook;
-use crate::spec::KernelSource;
+use crate::spec::{
+    Action, EngineOptions, FrameName, KernelSource, On, ProbeKind, ProbeSpec, Returns,
+};
 use crate::sys::{self, attach_type};
 
 /// One thing that was tried.
@@ -237,6 +241,37 @@ fn attaches(hook: KernelHook) -> io::Result<()> {
     hook.attach(Part::Entry, prog.as_fd()).map(drop)
 }
 
+/// What tells where the time of calls goes, set up for a call and taken down.
+fn clocks() -> io::Result<()> {
+    let spec = ProbeSpec {
+        name: "try".into(),
+        on: On::Program,
+        sample: 1,
+        sites: 1,
+        kind: ProbeKind::Call {
+            saved: vec![],
+            filter: None,
+            returns: Returns::Replaced,
+            frame: FrameName::Stack,
+        },
+        filter: None,
+        keep: None,
+        action: Action::Breakdown {
+            value: Expr::Latency,
+            key: vec![],
+        },
+    };
+    let options = EngineOptions {
+        max_frames: 16,
+        ..EngineOptions::default()
+    };
+    match Engine::load(vec![spec], &options) {
+        Ok(_) => Ok(()),
+        Err(crate::Error::Clocks { source, .. }) => Err(source),
+        Err(other) => Err(io::Error::other(other)),
+    }
+}
+
 fn ring_buffer() -> io::Result<()> {
     match create_map("try", bpf_map_type::BPF_MAP_TYPE_RINGBUF, 0, 0, 4096, 0) {
         Ok(_) => Ok(()),
@@ -339,6 +374,11 @@ pub fn probe() -> Vec<Feature> {
         "kprobe",
         on_kernel(KernelSource::Kprobe),
         "functions of the kernel are probed by fentry alone; CONFIG_KPROBE_EVENTS and root are needed",
+    );
+    add(
+        "where the time of calls goes",
+        clocks(),
+        "no --breakdown: the raw tracepoints sched_switch, sched_wakeup and sched_process_exit, BTF and root are needed",
     );
     let mask = capabilities();
     for (name, bit, advice) in CAPABILITIES {

@@ -4,6 +4,10 @@ use crate::expr::Expr;
 use crate::hist;
 use crate::spec::{Action, Capture, KeyPart, ProbeKind, ProbeSpec, Scale};
 
+mod clocks;
+
+pub(crate) use clocks::{breakdown_words, spent, thread};
+
 /// A record's header. A call's frame has the same layout: it is the record under construction.
 pub(crate) mod header {
     /// u16: index of the probe; after the flags, at 4, a u32: index of the site.
@@ -84,7 +88,11 @@ impl FrameKind {
         match &spec.kind {
             ProbeKind::Entry => FrameKind::None,
             _ if matches!(spec.action, Action::Running { .. }) => FrameKind::Running,
-            ProbeKind::Call { saved, .. } if !saved.is_empty() || defers(spec) => FrameKind::Record,
+            ProbeKind::Call { saved, .. }
+                if !saved.is_empty() || defers(spec) || spec.asks_for_spent() =>
+            {
+                FrameKind::Record
+            }
             ProbeKind::Call { .. } => FrameKind::Time,
         }
     }
@@ -162,6 +170,8 @@ pub(crate) struct RecordLayout {
     pub saved: usize,
     /// Capture index of the action -> slot.
     pub captures: Vec<usize>,
+    /// Whether [`spent`] follows the slots.
+    has_spent: bool,
 }
 
 impl RecordLayout {
@@ -186,7 +196,13 @@ impl RecordLayout {
             slots,
             saved,
             captures,
+            has_spent: spec.asks_for_spent(),
         }
+    }
+
+    /// Offset of [`spent`], if it is there.
+    pub fn spent(&self) -> Option<i16> {
+        self.has_spent.then(|| self.slot(self.slots.len()))
     }
 
     /// Offset of a slot's word.
@@ -196,7 +212,8 @@ impl RecordLayout {
 
     /// Where captured bytes begin.
     pub fn fixed(&self) -> u32 {
-        header::SIZE + 8 * self.slots.len() as u32
+        let spent = if self.has_spent { spent::SIZE } else { 0 };
+        header::SIZE + 8 * self.slots.len() as u32 + spent
     }
 
     /// The most bytes before slot `index` is read: what bounds its offset.
@@ -421,7 +438,11 @@ impl StateLayout {
             let mut size = 8 * COUNTER_WORDS;
             let mut unkeyed = None;
             match &spec.action {
-                Action::Histogram { key, .. } | Action::Stats { key, .. } if key.is_empty() => {
+                Action::Histogram { key, .. }
+                | Action::Stats { key, .. }
+                | Action::Breakdown { key, .. }
+                    if key.is_empty() =>
+                {
                     unkeyed = Some(size);
                     size += value;
                 }
@@ -478,6 +499,7 @@ pub(crate) fn table_value(action: &Action) -> u32 {
             ..
         } => linear_words::BELOW as u32 + buckets.saturating_add(2).min(MAX_VALUE),
         Action::Histogram { .. } => hist_words::COUNT as u32,
+        Action::Breakdown { .. } => (hist_words::COUNT + breakdown_words::COUNT) as u32,
         Action::Stats { values, .. } => {
             (stats_words::VALUES + signed_words::COUNT * values.len()) as u32
         }

@@ -45,6 +45,7 @@ mod site;
 mod spec;
 mod stats;
 mod sys;
+mod syscalls;
 
 pub use empty::EmptyProbe;
 pub use engine::{Engine, OpenCall, dump_object, monotonic_ns, unix_offset_ns};
@@ -59,4 +60,4 @@ pub use spec::{
     MAX_KEY_STRING, MAX_LINEAR_BUCKETS, MAX_STACK_FRAMES, MAX_STATS, Mechanism, On, ProbeKind,
     ProbeSpec, Returns, Scale,
 };
-pub use stats::{Counters, StatData, StatsData};
+pub use stats::{BreakdownData, Counters, StatData, StatsData};

@@ -219,17 +219,29 @@ impl Loader<'_> {
     /// Loads a compiled program; with an error comes the verifier's log, if it is asked for.
     pub fn compiled(
         &mut self,
+        code: Code,
+        kind: (bpf_prog_type, u32, u32),
+        index: usize,
+        spec: &ProbeSpec,
+        maps: &Maps,
+    ) -> Result<OwnedFd, (io::Error, Option<String>)> {
+        self.compiled_as(code, kind, index, &spec.name, maps)
+    }
+
+    /// The same under any name.
+    pub fn compiled_as(
+        &mut self,
         mut code: Code,
         (kind, attach_type, btf_id): (bpf_prog_type, u32, u32),
         index: usize,
-        spec: &ProbeSpec,
+        name: &str,
         maps: &Maps,
     ) -> Result<OwnedFd, (io::Error, Option<String>)> {
         self.resolve(&mut code, index, maps)
             .map_err(|why| (io::Error::new(io::ErrorKind::Unsupported, why), None))?;
         let load = sys::ProgLoad {
             kind,
-            name: &spec.name,
+            name,
             insns: &code.insns,
             attach_type,
             btf_id,

@@ -9,10 +9,11 @@ use aya_obj::generated::bpf_map_type;
 use crate::asm::MapRef;
 use crate::error::Error;
 use crate::layout::{
-    FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, kept_stack, table_value,
+    FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, kept_stack, table_value, thread,
 };
 use crate::program::{CHAIN, TOPS, Target, frame_name, keeps_stacks};
 use crate::spec::{Action, EngineOptions, FrameName, Mechanism, On, ProbeSpec, Scale};
+use crate::syscalls::SYSCALLS;
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
 /// The most memory that the open calls of a probe may take.
@@ -43,6 +44,10 @@ pub(crate) struct Maps {
     /// Where open calls are in each other, if a probe asks.
     tops: Option<MapData>,
     chain: Option<MapData>,
+    /// The clocks of threads that have made calls whose time is followed, and what system calls wait for, if a probe
+    /// asks for them.
+    threads: Option<MapData>,
+    pub syscalls: Option<MapData>,
     /// The processes in which probes on the kernel count, if there are such probes.
     pub pids: Option<MapData>,
     /// By probe.
@@ -73,9 +78,10 @@ pub(crate) fn create_map(
 /// The map of a keyed aggregation, if `probe` is one.
 fn create_table(probe: &ProbeSpec, options: &EngineOptions) -> Result<Option<MapData>, Error> {
     let key = match &probe.action {
-        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
-            KeyLayout::new(key).size
-        }
+        Action::Count { key }
+        | Action::Histogram { key, .. }
+        | Action::Stats { key, .. }
+        | Action::Breakdown { key, .. } => KeyLayout::new(key).size,
         Action::Event { .. } | Action::Running { .. } => 0,
     };
     if key == 0 {
@@ -179,6 +185,7 @@ impl Maps {
             )?),
             false => None,
         };
+        let spent = probes.iter().any(ProbeSpec::asks_for_spent);
         let tables = probes
             .iter()
             .map(|probe| create_table(probe, options))
@@ -192,6 +199,25 @@ impl Maps {
             running,
             tops: create_chain("tops", TOPS, target, options)?,
             chain: create_chain("chain", CHAIN, target, options)?,
+            threads: match spent {
+                true => {
+                    let kind = bpf_map_type::BPF_MAP_TYPE_HASH;
+                    let entries = options.max_frames.max(1);
+                    Some(create_map("threads", kind, 8, thread::SIZE, entries, 0)?)
+                }
+                false => None,
+            },
+            syscalls: match spent {
+                true => Some(create_map(
+                    "syscalls",
+                    BPF_MAP_TYPE_ARRAY,
+                    4,
+                    SYSCALLS,
+                    1,
+                    0,
+                )?),
+                false => None,
+            },
             pids: match probes.iter().any(|p| p.on != On::Program) {
                 true => {
                     let kind = bpf_map_type::BPF_MAP_TYPE_HASH;
@@ -246,6 +272,8 @@ impl Maps {
             MapRef::Tops => self.tops.as_ref(),
             MapRef::Chain => self.chain.as_ref(),
             MapRef::Pids => self.pids.as_ref(),
+            MapRef::Threads => self.threads.as_ref(),
+            MapRef::Syscalls => self.syscalls.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),
         };
@@ -263,7 +291,8 @@ fn table_entries(action: &Action, bytes: u32, options: &EngineOptions) -> u32 {
     let wanted = match action {
         Action::Histogram {
             scale: Scale::Log, ..
-        } => options.max_keys.min(options.max_histograms),
+        }
+        | Action::Breakdown { .. } => options.max_keys.min(options.max_histograms),
         // As much memory as those take.
         Action::Histogram { .. } => {
             let room = u64::from(options.max_histograms) * u64::from(LOG_HISTOGRAM);

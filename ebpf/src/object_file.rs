@@ -129,6 +129,8 @@ impl File<'_> {
                 MapRef::Tops => "tops".to_string(),
                 MapRef::Chain => "chain".to_string(),
                 MapRef::Pids => "pids".to_string(),
+                MapRef::Threads => "threads".to_string(),
+                MapRef::Syscalls => "syscalls".to_string(),
                 MapRef::Frames => format!("frames_{probe}"),
                 MapRef::Table => format!("keys_{probe}"),
             };

@@ -114,6 +114,14 @@ pub enum Action {
         /// What runs: a coroutine's address.
         value: Expr,
     },
+    /// Of a call: adds `value` to a histogram ([`Scale::Log`]), and where its latency went to sums, see
+    /// [`crate::BreakdownData`].
+    Breakdown {
+        /// The value; unsigned.
+        value: Expr,
+        /// The key; empty: one for the probe.
+        key: Vec<KeyPart>,
+    },
     /// Adds to a histogram.
     Histogram {
         /// The value; unsigned, but for [`Scale::Linear`], which takes it as signed.
@@ -259,6 +267,13 @@ pub struct ProbeSpec {
 }
 
 impl ProbeSpec {
+    /// Whether it asks where the time of its calls goes.
+    pub(crate) fn asks_for_spent(&self) -> bool {
+        let call = matches!(self.kind, ProbeKind::Call { .. });
+        let action = matches!(self.action, Action::Breakdown { .. });
+        call && (action || self.any(&|e| matches!(e, Expr::Spent(_))))
+    }
+
     /// Whether `test` says yes to any of its expressions or a part of one.
     pub(crate) fn any(&self, test: &dyn Fn(&Expr) -> bool) -> bool {
         let is = |e: &Expr| e.any(test);
@@ -284,7 +299,9 @@ impl ProbeSpec {
         let action = match &self.action {
             Action::Event { captures } => captures.iter().any(capture),
             Action::Count { key } => key.iter().any(part),
-            Action::Histogram { value, key, .. } => is(value) || key.iter().any(part),
+            Action::Histogram { value, key, .. } | Action::Breakdown { value, key } => {
+                is(value) || key.iter().any(part)
+            }
             Action::Stats { values, key } => values.iter().any(is) || key.iter().any(part),
             Action::Running { value } => is(value),
         };

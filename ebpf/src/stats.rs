@@ -1,6 +1,8 @@
 //! A probe's accounting: every hit ends in exactly one way; and what [`crate::Action::Stats`] keeps.
 
-use crate::layout::{signed_words, stats_words};
+use crate::expr::Spent;
+use crate::hist;
+use crate::layout::{breakdown_words, hist_words, signed_words, stats_words};
 
 /// Counters of one probe, final once the engine is detached.
 ///
@@ -102,6 +104,37 @@ impl StatsData {
         self.count += other.count;
         for (to, from) in self.values.iter_mut().zip(&other.values) {
             to.merge(from);
+        }
+    }
+}
+
+/// What [`crate::Action::Breakdown`] keeps of one key beside the histogram.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct BreakdownData {
+    /// All calls.
+    pub calls: u64,
+    /// Those of which it is known where their time went: they alone are in the sums.
+    pub known: u64,
+    /// Nanoseconds for each of [`Spent::ALL`]; together the latency of the calls that are known.
+    pub ns: [u64; Spent::ALL.len()],
+}
+
+impl BreakdownData {
+    pub(crate) fn decode(word: impl Fn(usize) -> u64) -> BreakdownData {
+        let buckets = (0..hist::BUCKETS).map(|i| word(hist_words::BUCKETS + i));
+        BreakdownData {
+            calls: buckets.sum(),
+            known: word(breakdown_words::KNOWN),
+            ns: std::array::from_fn(|i| word(breakdown_words::NS + i)),
+        }
+    }
+
+    /// Adds the calls of another key or place.
+    pub fn merge(&mut self, other: &BreakdownData) {
+        self.calls += other.calls;
+        self.known += other.known;
+        for (to, from) in self.ns.iter_mut().zip(other.ns) {
+            *to += from;
         }
     }
 }

@@ -189,5 +189,8 @@ impl Engine {
         }
         self.lingering.drain(..).for_each(link::Lingering::close);
         self.attached.clear();
+        if let Some(mut clocks) = self.clocks.take() {
+            clocks.stop();
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The engine: programs loaded, attached, and read.
 
 mod attach;
+pub(crate) mod clocks;
 mod kernel;
 mod open;
 mod read;
@@ -57,6 +58,8 @@ pub struct Engine {
     state: sys::Mapping,
     ring: Option<RingBuf<MapData>>,
     maps: Maps,
+    /// If a probe asks where the time of its calls goes.
+    clocks: Option<clocks::Clocks>,
 }
 
 /// Lays out everything that the programs share.
@@ -105,9 +108,10 @@ fn possible_cpus() -> u32 {
 fn key_layout(spec: &ProbeSpec) -> Option<Arc<KeyLayout>> {
     match &spec.action {
         Action::Event { .. } | Action::Running { .. } => None,
-        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
-            Some(Arc::new(KeyLayout::new(key)))
-        }
+        Action::Count { key }
+        | Action::Histogram { key, .. }
+        | Action::Stats { key, .. }
+        | Action::Breakdown { key, .. } => Some(Arc::new(KeyLayout::new(key))),
     }
 }
 
@@ -162,6 +166,17 @@ impl Engine {
             };
             loaded.push(Some(loader.probe(index, spec, &mut maps)?));
         }
+        let clocks = match probes.iter().any(ProbeSpec::asks_for_spent) {
+            true => {
+                let mut loader = Loader {
+                    target: &target,
+                    options,
+                    found: &mut found,
+                };
+                Some(clocks::Clocks::start(&mut loader, &maps)?)
+            }
+            false => None,
+        };
         let failed = |what: &str| {
             let what = what.to_string();
             move |source| Error::Read { what, source }
@@ -197,6 +212,7 @@ impl Engine {
             state,
             ring,
             maps,
+            clocks,
         })
     }
 

@@ -11,7 +11,7 @@ use crate::layout::{Counter, WAKE_SENT, header, hist_words, kept_stack, table_va
 use crate::load::Loaded;
 use crate::record::Record;
 use crate::spec::{Action, ProbeKind, Scale};
-use crate::stats::{Counters, StatsData};
+use crate::stats::{BreakdownData, Counters, StatsData};
 use crate::sys;
 
 /// What the ring buffer puts before each record (BPF_RINGBUF_HDR_SZ).
@@ -163,10 +163,23 @@ impl Engine {
         match self.probes.get(probe).map(|p| &p.action) {
             Some(Action::Histogram {
                 scale: Scale::Log, ..
-            }) => self.aggregates(
+            })
+            | Some(Action::Breakdown { .. }) => self.aggregates(
                 probe,
                 |word| Some(decode_hist(word)).filter(|hist| hist.count > 0),
                 HistData::merge,
+            ),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Where the time of a probe's calls went, by key as [`Engine::histograms`].
+    pub fn breakdowns(&self, probe: usize) -> Result<Vec<(KeyBytes, BreakdownData)>, Error> {
+        match self.probes.get(probe).map(|p| &p.action) {
+            Some(Action::Breakdown { .. }) => self.aggregates(
+                probe,
+                |word| Some(BreakdownData::decode(word)).filter(|data| data.calls > 0),
+                BreakdownData::merge,
             ),
             _ => Ok(Vec::new()),
         }

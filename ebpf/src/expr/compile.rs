@@ -5,11 +5,11 @@
 //! one side is a leaf. A fault jumps to the label that the caller gives.
 
 use super::input::Space;
-use super::{BinOp, Builtin, BytesSource, Expr, IntType, MAX_LITERAL, Phase, UnOp};
+use super::{BinOp, Builtin, BytesSource, Expr, IntType, MAX_LITERAL, Phase, Spent, UnOp};
 use crate::arch;
 use crate::asm::{Alu, Asm, Cmp, Label, Reg, Size};
 use crate::helper;
-use crate::layout::{RecordLayout, Slot, header};
+use crate::layout::{RecordLayout, Slot, header, spent};
 use crate::spec::On;
 
 use Reg::{R0, R1, R2, R3, R4, R6, R8, R10};
@@ -131,6 +131,7 @@ impl<'a> Emitter<'a> {
             }
             Expr::Context => self.context()?,
             Expr::Task => self.asm.call(helper::GET_CURRENT_TASK),
+            Expr::Spent(on) => self.spent(*on, fault)?,
             Expr::Depth => self.chained(Chained::DEPTH, Chained::KNOWS_PLACE, fault)?,
             Expr::Parent => self.chained(Chained::PARENT, Chained::KNOWS_PLACE, fault)?,
             Expr::SelfTime => self.chained(Chained::OWN_TIME, Chained::KNOWS_TIME, fault)?,
@@ -201,6 +202,18 @@ impl<'a> Emitter<'a> {
         self.asm.load(Size::DW, R0, R10, at + known);
         self.asm.jump_if_imm(Cmp::Eq, R0, 0, fault);
         self.asm.load(Size::DW, R0, R10, at + word);
+        Ok(())
+    }
+
+    /// R0 = what of the latency went to this, by the frame in R8.
+    fn spent(&mut self, on: Spent, fault: Label) -> Result<(), Reason> {
+        let frame = self.frame.filter(|_| self.phase == Phase::Return);
+        let Some(at) = frame.and_then(RecordLayout::spent) else {
+            return Err("where the time went is known of a call, at its return".into());
+        };
+        self.asm.load(Size::DW, R0, R8, at + spent::KNOWN);
+        self.asm.jump_if_imm(Cmp::Eq, R0, 0, fault);
+        self.asm.load(Size::DW, R0, R8, at + spent::of(on));
         Ok(())
     }
 

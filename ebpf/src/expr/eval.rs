@@ -1,6 +1,6 @@
 //! The reference evaluator: what an expression means, in plain Rust.
 
-use super::{BinOp, Builtin, BytesSource, Expr, MAX_LITERAL, UnOp};
+use super::{BinOp, Builtin, BytesSource, Expr, MAX_LITERAL, Spent, UnOp};
 
 /// Memory that could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -29,6 +29,10 @@ pub trait Env {
     fn retval(&self) -> u64;
     /// Nanoseconds from entry to return.
     fn latency(&self) -> u64;
+    /// What of the latency went to this.
+    fn spent(&self, _on: Spent) -> Result<u64, Fault> {
+        Err(Fault)
+    }
     /// Probed calls open around this one.
     fn depth(&self) -> u64 {
         0
@@ -70,6 +74,7 @@ pub fn eval(expr: &Expr, env: &dyn Env) -> Result<u64, Fault> {
         Expr::Task => env.task(),
         Expr::Retval => env.retval(),
         Expr::Latency => env.latency(),
+        Expr::Spent(on) => env.spent(*on)?,
         Expr::Depth => env.depth(),
         Expr::SelfTime => env.self_time(),
         Expr::Parent => env.parent(),

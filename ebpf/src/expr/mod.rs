@@ -70,6 +70,38 @@ pub enum Builtin {
     Cpu,
 }
 
+/// What the time of a call goes to. A thread is at one of them at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Spent {
+    /// It runs, interrupts among it.
+    Cpu,
+    /// It could run, and waits for a CPU.
+    RunQueue,
+    /// It waits for a disk, or in a system call about files.
+    Disk,
+    /// It waits for a socket, or for a descriptor to get ready.
+    Network,
+    /// It waits for another thread: futexes (mutexes, condition variables, ends of threads), locks of files, semaphores.
+    Lock,
+    /// It sleeps for a time that it chose.
+    Sleep,
+    /// It waits for anything else: pipes, terminals, ends of processes, the kernel's own locks.
+    Other,
+}
+
+impl Spent {
+    /// All, in the order of their numbers.
+    pub const ALL: [Spent; 7] = [
+        Spent::Cpu,
+        Spent::RunQueue,
+        Spent::Disk,
+        Spent::Network,
+        Spent::Lock,
+        Spent::Sleep,
+        Spent::Other,
+    ];
+}
+
 /// One-operand operations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum UnOp {
@@ -148,6 +180,10 @@ pub enum Expr {
     Retval,
     /// Nanoseconds from entry to return; in a call's return part only.
     Latency,
+    /// Nanoseconds of the latency that went to this; in a call's return part only. All of them add up to the latency.
+    /// They fault where that is not known: the call returned on another thread than it began on, or more threads than
+    /// `max_frames` made probed calls.
+    Spent(Spent),
     /// How many probed calls, of any probe of the engine, are open around this one (those that
     /// were filtered or dropped, and [`crate::Counters::nested`] ones, are not among them); in a
     /// call's return part only. A function that was tail-called has the depth of the one that
@@ -254,6 +290,7 @@ impl Expr {
                 | Expr::Reg(_)
                 | Expr::Retval
                 | Expr::Latency
+                | Expr::Spent(_)
                 | Expr::Depth
                 | Expr::SelfTime
                 | Expr::Parent
@@ -286,6 +323,7 @@ impl Expr {
             Expr::Depth
             | Expr::SelfTime
             | Expr::Parent
+            | Expr::Spent(_)
             | Expr::Retval
             | Expr::Saved(_)
             | Expr::Load { .. } => true,

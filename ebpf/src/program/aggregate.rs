@@ -6,7 +6,7 @@ use crate::expr::Expr;
 use crate::expr::compile::Reason;
 use crate::helper;
 use crate::layout::{Counter, KeyLayout, KeySlot};
-use crate::spec::{Action, KeyPart};
+use crate::spec::{Action, KeyPart, Scale};
 
 use Reg::{R0, R1, R2, R3, R4, R7, R8, R9, R10};
 
@@ -22,9 +22,10 @@ impl Program<'_> {
                 self.emit.asm.jump(end);
                 return Ok(());
             }
-            Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
-                key
-            }
+            Action::Count { key }
+            | Action::Histogram { key, .. }
+            | Action::Stats { key, .. }
+            | Action::Breakdown { key, .. } => key,
         };
         let (unreadable, full) = (self.emit.asm.label(), self.emit.asm.label());
         let layout = KeyLayout::new(key);
@@ -35,6 +36,7 @@ impl Program<'_> {
         // Before there is anything in R9.
         self.key_stacks(key, &layout, place, full)?;
         let values = self.evaluate(action, unreadable)?;
+        let frame = self.keep_frame(action)?;
         let (base, offset) = if key.is_empty() {
             (R7, self.block.unkeyed.unwrap_or(0) as i16)
         } else {
@@ -44,6 +46,10 @@ impl Program<'_> {
         };
         match action {
             Action::Histogram { scale, .. } => self.add_to_histogram(*scale, base, offset),
+            Action::Breakdown { .. } => {
+                self.add_to_histogram(Scale::Log, base, offset);
+                self.add_spent(frame, base, offset);
+            }
             Action::Stats { .. } => self.add_to_stats(&values, base, offset),
             _ if key.is_empty() => self.count_site(),
             _ => self.add_one(base, 0),
@@ -55,7 +61,7 @@ impl Program<'_> {
         self.emit.asm.jump(end);
         self.emit.asm.bind(unreadable);
         let can_fault = match action {
-            Action::Histogram { value, .. } => value.can_fault(),
+            Action::Histogram { value, .. } | Action::Breakdown { value, .. } => value.can_fault(),
             Action::Stats { values, .. } => values.iter().any(Expr::can_fault),
             _ => false,
         };
@@ -69,7 +75,7 @@ impl Program<'_> {
     /// the values are.
     fn evaluate(&mut self, action: &Action, unreadable: Label) -> Result<Vec<i16>, Wrong> {
         match action {
-            Action::Histogram { value, .. } => {
+            Action::Histogram { value, .. } | Action::Breakdown { value, .. } => {
                 part_of("the histogram's value", self.emit.expr(value, unreadable))?;
                 self.emit.asm.mov(R9, R0);
                 Ok(Vec::new())

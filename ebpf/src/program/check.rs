@@ -34,7 +34,10 @@ pub(super) fn check(spec: &ProbeSpec) -> Result<(), Wrong> {
                 ));
             }
         }
-        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
+        Action::Count { key }
+        | Action::Histogram { key, .. }
+        | Action::Stats { key, .. }
+        | Action::Breakdown { key, .. } => {
             amounts(&spec.action)?;
             for (i, part) in key.iter().enumerate() {
                 if let KeyPart::Str { limit, .. } | KeyPart::Buf { limit, .. } = part {

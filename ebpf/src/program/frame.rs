@@ -240,6 +240,9 @@ impl Program<'_> {
             asm.store(Size::H, R8, header::FLAGS, R1);
         }
         // As late as possible: captures are not part of the call.
+        if let Some(at) = self.layout.spent() {
+            return self.begin_spent(at);
+        }
         asm.call(helper::KTIME_GET_NS);
         asm.store(Size::DW, R8, header::TIME, R0);
         Ok(())
@@ -395,6 +398,10 @@ impl Program<'_> {
             self.find_site()?;
         }
         self.entry_time(none)?;
+        if let Some(at) = self.layout.spent() {
+            self.end_spent(at, slot)?;
+            self.emit.asm.load(Size::DW, R1, R8, header::TIME);
+        }
         let asm = &mut self.emit.asm;
         asm.load(Size::DW, R2, R10, slot);
         asm.alu(Alu::Sub, R2, R1);

@@ -6,13 +6,14 @@
 //! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `exit` which of them an instruction
 //! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
 //! which open call is around which, `turn` which of two programs counts an entry,
-//! `sample` which hits are left out, `stack` stacks, `kernel` what is particular to probes on the
+//! `sample` which hits are left out, `spent` where the time of a call went and `clocks` what tells, `stack` stacks, `kernel` what is particular to probes on the
 //! kernel.
 
 mod add;
 mod aggregate;
 mod chain;
 mod check;
+pub(crate) mod clocks;
 pub(crate) mod exit;
 mod frame;
 mod kernel;
@@ -20,6 +21,7 @@ mod nesting;
 mod record;
 mod running;
 mod sample;
+mod spent;
 mod stack;
 #[cfg(test)]
 mod tests;

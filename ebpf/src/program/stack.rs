@@ -25,7 +25,10 @@ fn flags(user: bool) -> u64 {
 /// Whether a stack is part of the action's key.
 pub(crate) fn in_key(action: &Action) -> bool {
     match action {
-        Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } => {
+        Action::Count { key }
+        | Action::Histogram { key, .. }
+        | Action::Stats { key, .. }
+        | Action::Breakdown { key, .. } => {
             key.iter().any(|part| matches!(part, KeyPart::Stack { .. }))
         }
         Action::Event { .. } | Action::Running { .. } => false,

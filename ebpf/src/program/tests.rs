@@ -2,6 +2,7 @@
 
 mod amounts;
 mod calls;
+mod clocks;
 mod kernel;
 mod stacks;
 mod turns;
@@ -58,8 +59,10 @@ impl Bench {
         let mut kernel = Kernel::default();
         kernel.frames.value = FrameKind::of(&spec).size(&layout) as usize;
         kernel.frames.key = frame_key::size(frame_name(&spec)) as usize;
-        if let Action::Count { key } | Action::Histogram { key, .. } | Action::Stats { key, .. } =
-            &spec.action
+        if let Action::Count { key }
+        | Action::Histogram { key, .. }
+        | Action::Stats { key, .. }
+        | Action::Breakdown { key, .. } = &spec.action
         {
             kernel.table = Table {
                 key: KeyLayout::new(key).size as usize,

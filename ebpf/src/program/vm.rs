@@ -22,6 +22,7 @@ const TOPS: u64 = 5;
 const CHAIN: u64 = 6;
 const STACKS: u64 = 7;
 const PIDS: u64 = 8;
+pub const THREADS: u64 = 9;
 
 /// A hash map.
 #[derive(Default)]
@@ -76,8 +77,14 @@ pub struct Kernel {
     pub chain: Table,
     /// Processes in which probes on the kernel count.
     pub pids: Table,
+    /// Clocks by task.
+    pub threads: Table,
+    /// What threads wait for, by the number of the system call that they are in.
+    pub syscalls: Vec<u64>,
     /// The address of the thread's task, in memory that [`Machine::room`] gave.
     pub task: u64,
+    /// Where the registers are that it entered the kernel with.
+    pub registers: u64,
     /// Values of hash maps live here.
     arena: Vec<u64>,
     arena_used: usize,
@@ -128,7 +135,10 @@ impl Default for Kernel {
             tops: hash(super::TOPS),
             chain: hash(super::CHAIN),
             pids: hash((8, 8)),
+            threads: hash((8, crate::layout::thread::SIZE)),
+            syscalls: vec![0; crate::syscalls::SYSCALLS as usize / 8],
             task: 0,
+            registers: 0,
             arena: vec![0; 1 << 16],
             arena_used: 0,
             reserved: None,
@@ -193,11 +203,12 @@ impl Kernel {
             TOPS => &mut self.tops,
             CHAIN => &mut self.chain,
             PIDS => &mut self.pids,
+            THREADS => &mut self.threads,
             other => panic!("map {other} is no hash map"),
         }
     }
 
-    fn update(&mut self, id: u64, key: &[u8], value: u64, flags: u64) -> u64 {
+    pub fn update(&mut self, id: u64, key: &[u8], value: u64, flags: u64) -> u64 {
         let (size, room, known) = {
             let map = self.map(id);
             (
@@ -316,6 +327,12 @@ fn helpers() -> Vec<(u32, Helper)> {
         (GET_CURRENT_CGROUP_ID, |_, _, _, _, _| with(|k| k.cgroup)),
         (GET_CURRENT_TASK, |_, _, _, _, _| with(|k| k.task)),
         (GET_CURRENT_TASK_BTF, |_, _, _, _, _| with(|k| k.task)),
+        (TASK_PT_REGS, |task, _, _, _, _| {
+            with(|k| {
+                assert_eq!(task, k.task);
+                k.registers
+            })
+        }),
         (PROBE_READ_KERNEL, |to, len, from, _, _| {
             let start = with(|k| k.arena.as_ptr() as u64);
             let end = start + 8 * with(|k| k.arena.len()) as u64;
@@ -455,6 +472,7 @@ impl Machine {
         with(|k| {
             vm.register_allowed_memory(range(&k.arena));
             vm.register_allowed_memory(range(&k.session));
+            vm.register_allowed_memory(range(&k.syscalls));
         });
         self.given.clear();
         self.given.extend(regs.iter().flat_map(|r| r.to_le_bytes()));
@@ -485,6 +503,8 @@ impl Machine {
                 MapRef::Tops => TOPS,
                 MapRef::Chain => CHAIN,
                 MapRef::Pids => PIDS,
+                MapRef::Threads => THREADS,
+                MapRef::Syscalls => with(|k| k.syscalls.as_ptr() as u64) + offset,
             };
             insns[*at].regs &= 15;
             insns[*at].imm = address as i32;
