@@ -16,6 +16,14 @@ impl Builtin {
     }
 }
 
+/// What recipes may include, by name.
+pub fn fragments() -> &'static [Builtin] {
+    &[Builtin {
+        name: "tcp-sockets",
+        text: include_str!("../builtin/include/tcp-sockets.toml"),
+    }]
+}
+
 /// All of them, by name.
 pub fn builtin() -> &'static [Builtin] {
     &[

@@ -13,6 +13,8 @@ pub struct Source {
     pub name: String,
     /// The text.
     pub text: String,
+    /// What was put behind it, and where each begins.
+    included: Vec<(usize, Arc<Source>)>,
 }
 
 impl Source {
@@ -21,6 +23,25 @@ impl Source {
         Source {
             name: name.into(),
             text: text.into(),
+            included: Vec::new(),
+        }
+    }
+
+    /// The same with another text behind it, in which errors are told by its own name and lines.
+    pub(crate) fn with(mut self, other: Source) -> Source {
+        self.text.push('\n');
+        let begins = self.text.len();
+        self.text.push_str(&other.text);
+        self.included.push((begins, Arc::new(other)));
+        self
+    }
+
+    /// The text that a range is in, and the range there.
+    fn part(self: &Arc<Source>, span: Range<usize>) -> (Arc<Source>, Range<usize>) {
+        let mut parts = self.included.iter().rev();
+        match parts.find(|(begins, _)| *begins <= span.start) {
+            Some((begins, part)) => (part.clone(), span.start - begins..span.end - begins),
+            None => (self.clone(), span),
         }
     }
 
@@ -60,9 +81,10 @@ pub struct Error {
 impl Error {
     /// An error at a byte range of a text.
     pub fn new(source: &Arc<Source>, span: Range<usize>, message: impl Into<String>) -> Error {
-        let (line, column) = source.position(span.start);
+        let (source_text, span) = source.part(span);
+        let (line, column) = source_text.position(span.start);
         Error {
-            source_text: source.clone(),
+            source_text,
             span,
             line,
             column,

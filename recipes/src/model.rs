@@ -520,6 +520,8 @@ pub struct Closes {
     pub steps: Vec<String>,
     /// Whether timelines are kept and shown.
     pub timeline: bool,
+    /// Whether each close is shown, or they are counted only.
+    pub list: bool,
 }
 
 impl Closes {

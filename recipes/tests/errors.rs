@@ -1038,3 +1038,28 @@ fn parameters_are_checked_when_set() {
         "latency / 2 > 10000000"
     );
 }
+
+#[test]
+fn what_is_wrong_in_an_included_text_is_told_by_its_own_name_and_line() {
+    let text =
+        "[recipe]\ninclude = [\"tcp-sockets\"]\n[[probe]]\nname = \"close\"\nsyscall = \"close\"\n";
+    let errors = parse(Source::new("mine", text)).expect_err("it has no parameter `timeline`");
+    let told: Vec<String> = errors.iter().map(|e| e.to_string()).collect();
+    assert!(
+        told.iter()
+            .all(|e| e.starts_with("builtin:tcp-sockets:") && e.contains("timeline")),
+        "{told:?}"
+    );
+    let shown = errors[0].render(false);
+    assert!(shown.contains("$timeline || oldstate == 1"), "{shown}");
+    // Its own errors stay its own.
+    let text = format!(
+        "{text}where = \"1 +\"\n[params]\ntimeline = {{ type = \"bool\", default = \"false\" }}\n"
+    );
+    let errors = parse(Source::new("mine", text)).err().unwrap_or_default();
+    let told: Vec<String> = errors.iter().map(|e| e.to_string()).collect();
+    assert!(
+        told.len() == 1 && told[0].starts_with("mine:6:"),
+        "{told:?}"
+    );
+}

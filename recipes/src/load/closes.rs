@@ -21,6 +21,7 @@ pub(super) const KEYS: &[&str] = &[
     "within",
     "steps",
     "timeline",
+    "list",
 ];
 
 impl Reading<'_> {
@@ -49,15 +50,16 @@ impl Reading<'_> {
         let next = self.name_of(t, "next");
         let closes = Closes {
             by: self.names_of(t, "closes"),
-            reset_received: self.name_of(t, "reset_received"),
-            reset_sent: self.name_of(t, "reset_sent"),
-            destroyed: self.name_of(t, "destroyed"),
+            reset_received: self.usual(t, "reset_received", "reset received"),
+            reset_sent: self.usual(t, "reset_sent", "reset sent"),
+            destroyed: self.usual(t, "destroyed", "ended"),
             inside: self.names_of(t, "inside"),
             last: self.name_of(t, "last"),
             last_by_thread: self.by_thread(t)?,
             next: next.zip(self.within(t)),
             steps: self.names_of(t, "steps"),
-            timeline: self.switch(t, "timeline"),
+            timeline: self.switch(t, "timeline", false),
+            list: self.switch(t, "list", true),
         };
         let named = |key: &'static str, names: &[String]| -> Vec<(&'static str, String)> {
             names.iter().map(|name| (key, name.clone())).collect()
@@ -95,6 +97,14 @@ impl Reading<'_> {
             probe(r, t, self.probes, "last", last)?;
         }
         Some(Some(closes))
+    }
+
+    /// The probe that a key names; without the key, that of the usual name if there is one.
+    fn usual(&self, t: &DeTable<'_>, key: &str, usual: &str) -> Option<String> {
+        match t.contains_key(key) {
+            true => self.name_of(t, key),
+            false => self.is_on(usual).then(|| usual.to_owned()),
+        }
     }
 
     fn by_thread(&self, t: &DeTable<'_>) -> Option<bool> {
@@ -135,7 +145,7 @@ impl Reading<'_> {
     }
 
     /// True or false, or an expression of parameters.
-    fn switch(&self, t: &DeTable<'_>, key: &str) -> bool {
+    fn switch(&self, t: &DeTable<'_>, key: &str, otherwise: bool) -> bool {
         let scope = Scope {
             constant: true,
             provider: Provider::Program,
@@ -152,7 +162,7 @@ impl Reading<'_> {
                 .r
                 .condition(v, key, &scope)
                 .is_some_and(|e| e.as_int() != Some(0)),
-            None => false,
+            None => otherwise,
         }
     }
 }

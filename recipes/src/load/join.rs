@@ -80,11 +80,16 @@ impl Reading<'_> {
         let t = r.table(value, "sockets")?;
         let known: Vec<&str> = [SOCKET_KEYS, closes::KEYS].concat();
         r.known(t, "[join.sockets]", &known);
-        let text = |key: &str| {
-            if t.get(key).is_none() {
+        // What is included is called as the keys are.
+        let usual = ["state", "socket", "from", "to"];
+        let included = self.is_on("state") && t.get("state").is_none();
+        let text = |key: &'static str| match t.get(key) {
+            Some(v) => r.string(v, key, "a text"),
+            None if included && usual.contains(&key) => Some(key),
+            None => {
                 r.report(r.error(value.span(), format!("[join.sockets] lacks `{key}`")));
+                None
             }
-            t.get(key).and_then(|v| r.string(v, key, "a text"))
         };
         let words = SocketEvents::ALL.map(|(word, ..)| word);
         let show = text("show")?;

@@ -11,6 +11,7 @@
 mod action;
 mod closes;
 mod frame;
+mod include;
 mod join;
 mod kernel;
 mod params;
@@ -35,7 +36,7 @@ const MAX_TEXT: usize = 1 << 20;
 ///
 /// A parameter without default does not make it fail: [`Recipe::with_params`] asks for it.
 pub fn parse(source: Source) -> Result<Recipe, Vec<Error>> {
-    read(&Arc::new(source), &[])
+    read(&Arc::new(include::expand(source)?), &[])
 }
 
 /// See [`Recipe::with_params`].
@@ -122,7 +123,7 @@ fn recipe(r: &Reader, top: &DeTable<'_>, values: &[(String, crate::model::Value)
 }
 
 fn head_of(r: &Reader, head: &DeTable<'_>, recipe: &mut Recipe) {
-    r.known(head, "[recipe]", &["name", "about", "notes"]);
+    r.known(head, "[recipe]", &["name", "about", "notes", "include"]);
     if let Some(name) = head.get("name").and_then(|v| r.string(v, "name", "a text")) {
         recipe.name = name.to_owned();
     }

@@ -129,9 +129,13 @@ impl Closes {
 
     /// The next close that is to be shown.
     pub fn next(&mut self) -> Option<Shown> {
-        let shown = self.ready.pop_front()?;
-        self.tallies.add(&shown.event);
-        Some(shown)
+        loop {
+            let shown = self.ready.pop_front()?;
+            self.tallies.add(&shown.event);
+            if self.spec.list {
+                return Some(shown);
+            }
+        }
     }
 
     /// Closes so far, by verdict and role.

@@ -21,7 +21,8 @@ fn event(time_ns: u64, probe: &str, fields: &[(&str, Value)]) -> Event {
     }
 }
 
-fn join(spec: recipes::Closes) -> Closes {
+fn join(mut spec: recipes::Closes) -> Closes {
+    spec.list = true;
     let sockets = recipes::Sockets {
         state: "state".into(),
         socket: "socket".into(),
