@@ -225,7 +225,7 @@ impl Run {
         for note in &run.plan.notes {
             eprintln!("uprof: {note}");
         }
-        let collector = Collector::new(&run.plan);
+        let collector = Collector::new(&run.plan, run.selection.named().then_some(&run.armed));
         if run.plan.shows_user_stacks() {
             run.armed.iter().for_each(|pid| collector.meet(*pid));
         }
@@ -473,7 +473,10 @@ impl Run {
                     output,
                 )
             })
-            .and_then(|()| c.finish(output))
+            .and_then(|()| {
+                let only = self.selection.named().then_some(&self.armed);
+                c.finish(only, output)
+            })
             .and_then(|()| {
                 let mut summary = c.summary(
                     &self.plan,
@@ -523,6 +526,7 @@ impl Run {
             .probes
             .iter()
             .any(|p| !matches!(p.action, recipes::Action::Event));
+        let aggregates = aggregates || collect::adds_up(&self.plan);
         if self.common.format != ReportFormat::Table || !aggregates {
             return None;
         }

@@ -494,6 +494,8 @@ pub struct Sockets {
     pub show: SocketEvents,
     /// With [`SocketEvents::Closes`]: what the verdict is told by.
     pub closes: Option<Closes>,
+    /// With [`SocketEvents::Lingerers`]: how long a socket may stay open after its peer hung up, in nanoseconds.
+    pub longer_than: u64,
 }
 
 /// What `show = "closes"` follows besides transitions. All probes but those of `inside`, and of `last` by thread, capture
@@ -522,6 +524,8 @@ pub struct Closes {
     pub timeline: bool,
     /// Whether each close is shown, or they are counted only.
     pub list: bool,
+    /// Of which fields there are only these words: the other closes are not shown. No words: all.
+    pub only: Vec<(String, Vec<String>)>,
 }
 
 impl Closes {
@@ -540,6 +544,15 @@ impl Closes {
         "bytes_received",
         "since_last_ns",
         "until_next_ns",
+    ];
+
+    /// The fields that are words, with those that there are.
+    pub const WORDS: [(&'static str, &'static [&'static str]); 2] = [
+        (
+            "verdict",
+            &["app", "peer", "peer-reset", "app-reset", "both", "unknown"],
+        ),
+        ("role", &["client", "server"]),
     ];
 
     /// The probes whose captures are added to those of a close.
@@ -561,16 +574,23 @@ pub enum SocketEvents {
     Connects,
     /// None: the application's closes, with who hung up first ([`Closes::FIELDS`]).
     Closes,
+    /// Those into CLOSE_WAIT that are not followed by another for so long, then, and when one comes: with `held`, the time
+    /// since.
+    Lingerers,
 }
 
 impl SocketEvents {
     /// Each with its word, and what it adds to the captures, in nanoseconds.
-    pub const ALL: [(&'static str, SocketEvents, &'static str); 4] = [
+    pub const ALL: [(&'static str, SocketEvents, &'static str); 5] = [
         ("states", SocketEvents::States, "held"),
         ("lives", SocketEvents::Lives, "age"),
         ("connects", SocketEvents::Connects, "took"),
         ("closes", SocketEvents::Closes, "age_ns"),
+        ("lingerers", SocketEvents::Lingerers, "held"),
     ];
+
+    /// What lingering sockets have beside their captures and those of their owners.
+    pub const OF_LINGERERS: [&'static str; 4] = ["held", "since", "now", "unread"];
 
     /// The name of the time that it adds. All add `role` too: `client`, `server`, `listener`, empty where unknown.
     pub fn time(self) -> &'static str {

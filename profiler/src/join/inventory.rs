@@ -133,6 +133,11 @@ impl Older {
         }
     }
 
+    /// The inventory, if somebody has asked for it.
+    pub fn taken(&self) -> Option<&Inventory> {
+        self.thread.is_none().then_some(&self.inventory)
+    }
+
     /// The inventory.
     pub fn get(&mut self) -> &Inventory {
         if let Some(thread) = self.thread.take() {

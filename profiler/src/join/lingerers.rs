@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::inventory::{self, Known, Older};
+use super::inventory::{Known, Older, Tables};
 use super::sockets::{Fields, Owner, Transition};
 use crate::report::model::{Event, Table, Value};
 
@@ -37,8 +37,8 @@ struct Holder {
 #[derive(Clone, Debug)]
 struct Waits {
     since_ns: u64,
-    /// It did so before the run.
-    before: bool,
+    /// The variant whose record told it; `None`: it was so before the run.
+    variant: Option<usize>,
     inode: u64,
     /// As it is shown, but for what is known then only.
     event: Event,
@@ -52,9 +52,18 @@ struct Socket {
     waits: Option<Waits>,
 }
 
+/// What events of sockets are called that lingered before the run: no probe has told of them.
+pub const BEFORE: &str = "before";
+
 /// Follows sockets from their accept or connect to their end.
 pub struct Lingerers {
     after_ns: u64,
+    /// Captures that are not shown.
+    taken: Vec<String>,
+    /// When the run began; `None`: what lingered then was added.
+    began_ns: Option<u64>,
+    /// How many events there were of those.
+    before: u64,
     sockets: HashMap<Key, Socket>,
     /// When the time of those is over that wait, in this order.
     due: VecDeque<(u64, Key)>,
@@ -64,14 +73,26 @@ pub struct Lingerers {
     forgotten: u64,
 }
 
-/// An event to be shown, and whose it is: `None` where nobody knows.
-pub type Told = (Event, Option<Owner>);
+/// An event to be shown.
+#[derive(Debug)]
+pub struct Told {
+    /// The variant whose record it is made of; `None`: of none, for it lingered before the run.
+    pub variant: Option<usize>,
+    /// With what the join adds.
+    pub event: Event,
+    /// Whose socket it is; `None` where nobody knows.
+    pub owner: Option<Owner>,
+}
 
 impl Lingerers {
-    /// To tell of those that linger for longer than AFTER_NS; OLDER knows the sockets from before the run.
-    pub fn new(after_ns: u64, older: Older) -> Self {
+    /// To tell of those that linger for longer than AFTER_NS in a run that begins at NOW_NS; OLDER knows the sockets from
+    /// before. Captures of the names in TAKEN are not shown.
+    pub fn new(after_ns: u64, now_ns: u64, taken: Vec<String>, older: Older) -> Self {
         Self {
             after_ns,
+            taken,
+            began_ns: Some(now_ns),
+            before: 0,
             sockets: HashMap::new(),
             due: VecDeque::new(),
             looked_ns: 0,
@@ -80,19 +101,18 @@ impl Lingerers {
         }
     }
 
-    /// Adds those that lingered when the run began, at NOW_NS; their events are of PROBE.
-    pub fn began(&mut self, probe: &Arc<str>, now_ns: u64) {
-        let waiting: Vec<(u64, Known)> = self
-            .older
-            .get()
-            .sockets()
-            .filter(|(_, known)| known.state == CLOSE_WAIT)
-            .map(|(inode, known)| (inode, known.clone()))
-            .collect();
+    /// Adds those that lingered when the run began.
+    fn add_before(&mut self) {
+        let Some(began_ns) = self.began_ns.take() else {
+            return;
+        };
+        let all = self.older.get().sockets();
+        let waiting = all.filter(|(_, known)| known.state == CLOSE_WAIT);
+        let waiting: Vec<(u64, Known)> = waiting.map(|(i, known)| (i, known.clone())).collect();
         for (inode, known) in waiting {
             let event = Event {
-                probe: probe.clone(),
-                time_ns: now_ns,
+                probe: BEFORE.into(),
+                time_ns: began_ns,
                 pid: known.owner.pid,
                 tid: known.owner.tid,
                 comm: known.owner.comm.clone(),
@@ -102,20 +122,21 @@ impl Lingerers {
                 steps: Vec::new(),
             };
             let waits = Waits {
-                since_ns: now_ns,
-                before: true,
+                since_ns: began_ns,
+                variant: None,
                 inode,
                 event,
                 shown: false,
             };
             let socket = Socket {
-                changed_ns: now_ns,
+                changed_ns: began_ns,
                 holder: Some(older(&known)),
                 waits: Some(waits),
             };
             self.sockets.insert(Key::Inode(inode), socket);
+            // None of the run's own is due yet that is not due later.
             self.due
-                .push_back((now_ns + self.after_ns, Key::Inode(inode)));
+                .push_front((began_ns + self.after_ns, Key::Inode(inode)));
         }
     }
 
@@ -129,45 +150,50 @@ impl Lingerers {
         // The peer may have hung up before it was accepted.
         let known = self.sockets.entry(Key::Address(socket)).or_default();
         known.changed_ns = time_ns;
+        let fields = shown(fields, &self.taken);
         known.holder = Some(Holder { owner, fields });
     }
 
-    /// Takes a transition, which EVENT tells of, of a socket with this inode (0: not known); gives back what is to be shown
-    /// of one that is closed too late.
-    pub fn changed(&mut self, change: Transition, inode: u64, event: Event) -> Option<Told> {
+    /// Takes a transition, which EVENT of a VARIANT tells of, of a socket with this inode (0: not known); gives back what is
+    /// to be shown of one that is closed too late.
+    pub fn changed(
+        &mut self,
+        change: Transition,
+        inode: u64,
+        variant: usize,
+        event: Event,
+    ) -> Option<Told> {
+        self.add_before();
         let Transition { socket, from, to } = change;
-        let (key, now) = (Key::Address(socket), event.time_ns);
-        if super::sockets::begins(from, to) {
-            self.sockets.remove(&key);
-        }
+        let key = Key::Address(socket);
         if to == CLOSE_WAIT {
-            self.hung_up(key, inode, event);
+            self.hung_up(key, inode, variant, event);
             return None;
         }
-        if from == CLOSE_WAIT {
-            let ended = self.ended(key, inode, now);
-            if to == CLOSE {
-                self.sockets.remove(&key);
-            }
-            return ended;
-        }
-        if to == CLOSE {
+        let ended = match from {
+            CLOSE_WAIT => self.ended(key, inode, variant, &event),
+            _ => None,
+        };
+        if to == CLOSE || super::sockets::begins(from, to) {
             self.sockets.remove(&key);
         }
-        None
+        ended
     }
 
-    fn hung_up(&mut self, key: Key, inode: u64, event: Event) {
+    fn hung_up(&mut self, key: Key, inode: u64, variant: usize, mut event: Event) {
         self.make_room();
         let now = event.time_ns;
+        // What was looked at when the run had just begun was this.
+        self.sockets.remove(&Key::Inode(inode));
         let socket = self.sockets.entry(key).or_default();
         socket.changed_ns = now;
         if socket.holder.is_none() {
             socket.holder = self.older.get().socket(inode).map(older);
         }
+        event.fields = shown(event.fields, &self.taken);
         socket.waits = Some(Waits {
             since_ns: now,
-            before: false,
+            variant: Some(variant),
             inode,
             event,
             shown: false,
@@ -175,26 +201,33 @@ impl Lingerers {
         self.due.push_back((now + self.after_ns, key));
     }
 
-    fn ended(&mut self, key: Key, inode: u64, now_ns: u64) -> Option<Told> {
+    fn ended(&mut self, key: Key, inode: u64, variant: usize, event: &Event) -> Option<Told> {
         let waits = |s: &mut Socket| s.waits.take().map(|w| (w, s.holder.clone()));
         let by_address = self.sockets.get_mut(&key).and_then(waits);
         let (waits, holder) = by_address.or_else(|| {
             let mut socket = self.sockets.remove(&Key::Inode(inode))?;
             waits(&mut socket)
         })?;
-        let late = waits.shown || now_ns.saturating_sub(waits.since_ns) >= self.after_ns;
-        late.then(|| told(&waits, holder.as_ref(), now_ns, "closed", None))
+        let now = event.time_ns;
+        let late = waits.shown || now.saturating_sub(waits.since_ns) >= self.after_ns;
+        late.then(|| {
+            let mut told = told(&waits, holder.as_ref(), now, "closed", None);
+            told.event.probe = event.probe.clone();
+            told.variant = Some(variant);
+            told
+        })
     }
 
     /// Those whose time is over at NOW_NS and was not told of. The kernel is asked whether they still linger, and how much
     /// they have not read.
     pub fn overdue(&mut self, now_ns: u64) -> Vec<Told> {
+        self.add_before();
         let waits_yet = now_ns < self.looked_ns + EVERY;
         if waits_yet || self.due.front().is_none_or(|(due, _)| *due > now_ns) {
             return Vec::new();
         }
         self.looked_ns = now_ns;
-        let mut tables = inventory::Tables::default();
+        let mut tables = Tables::default();
         let mut all = Vec::new();
         while let Some((due, key)) = self.due.front().copied()
             && due <= now_ns
@@ -208,17 +241,40 @@ impl Lingerers {
             let Some(waits) = socket.waits.as_mut().filter(fresh) else {
                 continue;
             };
-            let pid = holder.as_ref().map_or(0, |h| h.owner.pid);
-            let kernels = tables.of(pid).and_then(|t| t.get(&waits.inode));
-            // Closed meanwhile: the record of that is under way.
-            if kernels.is_some_and(|known| known.state != CLOSE_WAIT) {
-                continue;
-            }
+            let unread = match lingers(waits, holder.as_ref(), &mut tables) {
+                Lingers::Unread(n) => Some(n),
+                Lingers::NotKnown => None,
+                // The record of its close is under way, if there is to be one.
+                Lingers::Not => {
+                    socket.waits.take_if(|w| w.variant.is_none());
+                    continue;
+                }
+            };
             waits.shown = true;
-            let unread = kernels.map(|known| known.unread);
+            self.before += u64::from(waits.variant.is_none());
             all.push(told(waits, holder.as_ref(), now_ns, "open", unread));
         }
         all
+    }
+
+    /// The run is over: gives back what is due, and makes sure that the table has only those that still linger.
+    pub fn finish(&mut self, now_ns: u64) -> Vec<Told> {
+        self.looked_ns = 0;
+        let due = self.overdue(now_ns);
+        let mut tables = Tables::default();
+        for socket in self.sockets.values_mut() {
+            let holder = socket.holder.as_ref();
+            socket.waits.take_if(|waits| {
+                let now = lingers(waits, holder, &mut tables);
+                matches!(now, Lingers::Not)
+            });
+        }
+        due
+    }
+
+    /// How many events there were of sockets that lingered before the run: no probe has told of them.
+    pub fn before(&self) -> u64 {
+        self.before
     }
 
     /// Those that linger at NOW_NS for long enough, or since before the run; the longest first. With OWNED those alone of
@@ -227,14 +283,15 @@ impl Lingerers {
         let sockets = self.sockets.values();
         let sockets = sockets.filter(|s| s.holder.is_some() || !owned);
         let waiting = sockets.filter_map(|s| Some((s.waits.as_ref()?, s.holder.as_ref())));
-        let long = |w: &Waits| w.before || now_ns.saturating_sub(w.since_ns) >= self.after_ns;
+        let long =
+            |w: &Waits| w.variant.is_none() || now_ns.saturating_sub(w.since_ns) >= self.after_ns;
         let mut waiting: Vec<_> = waiting.filter(|(w, _)| long(w)).collect();
         if waiting.is_empty() {
             return None;
         }
-        waiting.sort_by_key(|(w, _)| (!w.before, w.since_ns));
+        waiting.sort_by_key(|(w, _)| (w.variant.is_some(), w.since_ns));
         let rows = waiting.into_iter().map(|(waits, holder)| {
-            let (event, owner) = told(waits, holder, now_ns, "open", None);
+            let Told { event, owner, .. } = told(waits, holder, now_ns, "open", None);
             let owner = owner.unwrap_or_default();
             let of = |name: &str| {
                 let mut fields = event.fields.iter();
@@ -269,8 +326,13 @@ impl Lingerers {
     }
 
     /// What the reader should know.
-    pub fn notes(&mut self) -> Vec<String> {
-        let mut notes: Vec<String> = self.older.get().note().into_iter().collect();
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self
+            .older
+            .taken()
+            .and_then(|i| i.note())
+            .into_iter()
+            .collect();
         if self.forgotten > 0 {
             notes.push(format!(
                 "{} sockets were forgotten, since more than {MOST} were open: if they linger, their owners and stacks are missing",
@@ -316,11 +378,7 @@ fn told(
         }
     }
     let held = now_ns.saturating_sub(waits.since_ns);
-    let since = if waits.before {
-        "before uprof"
-    } else {
-        "hangup"
-    };
+    let since = waits.variant.map_or("before uprof", |_| "hangup");
     // The kernel counts the FIN that was not read as one.
     let unread = unread.map_or(Value::Missing(""), |n| Value::Uint(n.saturating_sub(1)));
     event.fields.extend([
@@ -329,147 +387,43 @@ fn told(
         (Arc::from("now"), Value::Name(now.to_owned())),
         (Arc::from("unread"), unread),
     ]);
-    (event, holder.map(|h| h.owner.clone()))
+    Told {
+        variant: waits.variant,
+        event,
+        owner: holder.map(|h| h.owner.clone()),
+    }
+}
+
+/// What the kernel says of one that lingered.
+enum Lingers {
+    /// It does, with so many bytes unread, the FIN among them.
+    Unread(u64),
+    /// It is closed.
+    Not,
+    /// Its inode or its process is not known.
+    NotKnown,
+}
+
+fn lingers(waits: &Waits, holder: Option<&Holder>, tables: &mut Tables) -> Lingers {
+    let (Some(holder), true) = (holder, waits.inode != 0) else {
+        return Lingers::NotKnown;
+    };
+    // A process that has ended has closed it.
+    let found = tables
+        .of(holder.owner.pid)
+        .and_then(|t| t.get(&waits.inode));
+    match found {
+        Some(known) if known.state == CLOSE_WAIT => Lingers::Unread(known.unread),
+        _ => Lingers::Not,
+    }
+}
+
+/// Captures but those in TAKEN.
+fn shown(mut fields: Fields, taken: &[String]) -> Fields {
+    fields.retain(|(name, _)| !taken.iter().any(|t| **t == **name));
+    fields
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::io::Write;
-    use std::net::{Shutdown, TcpListener, TcpStream};
-    use std::os::fd::AsRawFd;
-
-    use super::*;
-
-    const SOCKET: u64 = 0xffff_8880_0000_1000;
-    const SECOND: u64 = 1_000_000_000;
-
-    fn event(time_ns: u64) -> Event {
-        Event {
-            probe: "state".into(),
-            time_ns,
-            pid: 7,
-            tid: 8,
-            comm: "curl".to_owned(),
-            nobody: true,
-            latency_ns: None,
-            fields: vec![("remote".into(), Value::Name("peer".into()))],
-            steps: Vec::new(),
-        }
-    }
-
-    fn change(from: u64, to: u64) -> Transition {
-        Transition {
-            socket: SOCKET,
-            from,
-            to,
-        }
-    }
-
-    fn owner() -> Owner {
-        Owner {
-            pid: u32::MAX >> 1,
-            tid: 1,
-            comm: "server".to_owned(),
-        }
-    }
-
-    fn nothing_older() -> Older {
-        Older::begin(Some(HashSet::new()))
-    }
-
-    fn field<'e>(event: &'e Event, name: &str) -> &'e Value {
-        let found = event.fields.iter().find(|(n, _)| &**n == name);
-        &found.unwrap_or_else(|| panic!("no {name}: {event:?}")).1
-    }
-
-    #[test]
-    fn one_that_lingers_is_told_of_once_and_when_it_is_closed_after_all() {
-        let mut l = Lingerers::new(5 * SECOND, nothing_older());
-        let fields = vec![(Arc::from("fd"), Value::Int(9))];
-        l.owned(SOCKET, owner(), fields, 10);
-        assert!(l.changed(change(1, 8), 0, event(SECOND)).is_none());
-        assert!(l.overdue(5 * SECOND).is_empty() && l.table(5 * SECOND, true).is_none());
-        let told = l.overdue(7 * SECOND);
-        let [(event_, whose)] = told.as_slice() else {
-            panic!("{told:?}");
-        };
-        assert_eq!(whose.as_ref(), Some(&owner()));
-        assert_eq!(
-            (event_.time_ns, field(event_, "fd")),
-            (7 * SECOND, &Value::Int(9))
-        );
-        assert_eq!(field(event_, "held"), &Value::Duration(6 * SECOND));
-        assert_eq!(field(event_, "now"), &Value::Name("open".into()));
-        assert!(l.overdue(8 * SECOND).is_empty(), "it is told of once");
-        let table = l.table(9 * SECOND, true).expect("it is still open");
-        assert_eq!(table.rows[0][5], Value::Duration(8 * SECOND));
-        let (closed, _) = l
-            .changed(change(8, 9), 0, event(10 * SECOND))
-            .expect("closed");
-        assert_eq!(field(&closed, "now"), &Value::Name("closed".into()));
-        assert_eq!(field(&closed, "held"), &Value::Duration(9 * SECOND));
-        assert!(l.table(11 * SECOND, true).is_none() && l.notes().is_empty());
-    }
-
-    #[test]
-    fn one_that_is_closed_in_time_is_not_nor_the_next_at_its_address() {
-        let mut l = Lingerers::new(5 * SECOND, nothing_older());
-        l.owned(SOCKET, owner(), Vec::new(), 10);
-        l.changed(change(1, 8), 0, event(SECOND));
-        assert!(l.changed(change(8, 9), 0, event(2 * SECOND)).is_none());
-        assert!(l.changed(change(9, 7), 0, event(2 * SECOND)).is_none());
-        // Nobody has accepted this one yet.
-        l.changed(change(10, 3), 0, event(3 * SECOND));
-        l.changed(change(1, 8), 0, event(4 * SECOND));
-        assert!(l.overdue(8 * SECOND).is_empty());
-        let told = l.overdue(9 * SECOND);
-        assert!(told.len() == 1 && told[0].1.is_none(), "{told:?}");
-        assert!(l.table(9 * SECOND, true).is_none() && l.table(9 * SECOND, false).is_some());
-        // Reset: its end.
-        assert!(l.changed(change(8, 7), 0, event(9 * SECOND)).is_some());
-        assert!(l.sockets.is_empty());
-    }
-
-    #[test]
-    fn one_from_before_the_run_is_known_by_its_inode_and_asked_of_the_kernel() {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let to = listener.local_addr().expect("an address");
-        let mut client = TcpStream::connect(to).expect("connect");
-        let (server, _) = listener.accept().expect("accept");
-        client.write_all(b"unread").expect("send");
-        client.shutdown(Shutdown::Write).expect("shut down");
-        let pid = std::process::id();
-        let mut l = Lingerers::new(SECOND, Older::begin(Some(HashSet::from([pid]))));
-        l.began(&Arc::from("state"), 10 * SECOND);
-        let told = l.overdue(11 * SECOND);
-        let remote = client.local_addr().expect("an address");
-        let remote = Value::Address(remote.ip(), Some(remote.port()));
-        let ours = told.iter().find(|(e, _)| *field(e, "remote") == remote);
-        let (event_, whose) = ours.unwrap_or_else(|| panic!("{told:?}"));
-        assert_eq!(whose.as_ref().map(|o| o.pid), Some(pid));
-        assert_eq!(field(event_, "unread"), &Value::Uint(6));
-        assert_eq!(field(event_, "since"), &Value::Name("before uprof".into()));
-        let fd = server.as_raw_fd().cast_unsigned();
-        assert_eq!(field(event_, "fd"), &Value::Uint(fd.into()));
-        let link = std::fs::read_link(format!("/proc/self/fd/{fd}")).expect("it is open");
-        let link = link.display().to_string();
-        let inode = link.trim_matches(|c: char| !c.is_ascii_digit()).parse();
-        let inode = inode.expect("socket:[INODE]");
-        let closed = l.changed(change(8, 9), inode, event(12 * SECOND));
-        let (closed, _) = closed.expect("it was told of");
-        assert_eq!(field(&closed, "remote"), &remote);
-    }
-
-    #[test]
-    fn memory_is_bounded_and_what_lingers_stays() {
-        let mut l = Lingerers::new(SECOND, nothing_older());
-        l.owned(SOCKET, owner(), Vec::new(), 1);
-        l.changed(change(1, 8), 0, event(1));
-        for n in 0..MOST as u64 + 10 {
-            l.owned(0x1000 + 64 * n, owner(), Vec::new(), 10 + n);
-        }
-        assert!(l.sockets.len() <= MOST);
-        assert_eq!((l.overdue(SECOND + 1).len(), l.notes().len()), (1, 1));
-    }
-}
+#[path = "lingerers_tests.rs"]
+mod tests;

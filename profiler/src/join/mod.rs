@@ -7,9 +7,7 @@
 
 pub mod closes;
 pub mod digest;
-#[allow(dead_code, reason = "the sockets join will ask it")]
 pub mod inventory;
-#[allow(dead_code, reason = "the sockets join will have them")]
 pub mod lingerers;
 pub mod sockets;
 pub mod statements;

@@ -203,7 +203,7 @@ impl Sockets {
             // To SYN_RECV, where both ends connect at once.
             SocketEvents::Connects => (from == state::SYN_SENT, age),
             // Another join's.
-            SocketEvents::Closes => (false, None),
+            SocketEvents::Closes | SocketEvents::Lingerers => (false, None),
         };
         if !shown {
             return None;

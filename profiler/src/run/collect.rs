@@ -45,8 +45,8 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// For a plan's variants, in the engine's order.
-    pub fn new(plan: &Plan) -> Self {
+    /// For a plan's variants, in the engine's order, which are armed; of sockets those of the processes in ONLY.
+    pub fn new(plan: &Plan, only: Option<&HashSet<u32>>) -> Self {
         Self {
             decoders: plan
                 .variants
@@ -60,7 +60,7 @@ impl Collector {
                 recipes::Join::Sockets(_) => None,
             }),
             sockets: match &plan.recipe.join {
-                Some(recipes::Join::Sockets(s)) => Some(Sockets::new(s, plan)),
+                Some(recipes::Join::Sockets(s)) => Some(Sockets::new(s, plan, only)),
                 _ => None,
             },
             sums: sums(plan),
@@ -126,16 +126,20 @@ impl Collector {
         }
         result?;
         if let Some(sockets) = &mut self.sockets {
-            sockets.due();
+            sockets.due(only);
             show(sockets, &mut self.hidden, output)?;
         }
         output.flush()
     }
 
     /// The run is over: writes what a join has held back.
-    pub fn finish(&mut self, output: &mut dyn Output) -> io::Result<()> {
+    pub fn finish(
+        &mut self,
+        only: Option<&HashSet<u32>>,
+        output: &mut dyn Output,
+    ) -> io::Result<()> {
         if let Some(sockets) = &mut self.sockets {
-            sockets.finish();
+            sockets.finish(only);
             show(sockets, &mut self.hidden, output)?;
         }
         output.flush()
@@ -292,7 +296,9 @@ impl Collector {
 /// Writes the events of sockets that are ready; each stands for a record that was taken to be used up.
 fn show(sockets: &mut Sockets, hidden: &mut [u64], output: &mut dyn Output) -> io::Result<()> {
     while let Some(shown) = sockets.next() {
-        hidden[shown.variant] -= 1;
+        if let Some(hidden) = hidden.get_mut(shown.variant) {
+            *hidden -= 1;
+        }
         output.event(&shown.event)?;
     }
     Ok(())
@@ -366,6 +372,15 @@ fn sums(plan: &Plan) -> Option<join::sums::Sums> {
         sql,
         join::Limits { top, ..limits },
     ))
+}
+
+/// Whether a plan's join has something to show while the run goes on.
+pub fn adds_up(plan: &Plan) -> bool {
+    use recipes::SocketEvents::{Closes, Lingerers};
+    match &plan.recipe.join {
+        Some(recipes::Join::Sockets(s)) => matches!(s.show, Closes | Lingerers),
+        _ => false,
+    }
 }
 
 /// How many different places a variant sits at.

@@ -10,10 +10,12 @@ use uprof_symbols::process::{self, Process};
 
 use super::collect::capture_of;
 use crate::join::closes::{Change, Closes, Going, Moment, Shown, Source};
+use crate::join::inventory::Older;
+use crate::join::lingerers::{self, Lingerers, Told};
 use crate::join::sockets::{self, Owner, Transition};
 use crate::plan::{Plan, Variant};
 use crate::report::escape;
-use crate::report::model::{Event, Summary};
+use crate::report::model::{Event, ProbeCount, Summary};
 use crate::target;
 
 /// A join over sockets.
@@ -22,6 +24,8 @@ pub struct Sockets {
     /// By variant.
     roles: Vec<Vec<Role>>,
     whose: Whose,
+    /// Processes were named: what is of no known one is left out.
+    named: bool,
 }
 
 /// Whose sockets are shown where nobody named processes: those of the recipe's programs.
@@ -41,6 +45,12 @@ impl Whose {
             programs,
             known: RefCell::new(known),
         }
+    }
+
+    /// Those that run now; `None`: all processes.
+    fn running(&self) -> Option<HashSet<u32>> {
+        let known = || self.known.borrow().keys().copied().collect();
+        (!self.programs.is_empty()).then(known)
     }
 
     /// A process that is gone already is known by the name of its thread.
@@ -71,6 +81,8 @@ enum Join {
     Transitions(sockets::Sockets, VecDeque<Shown>),
     /// Closes are.
     Closes(Box<Closes>),
+    /// Sockets that are not closed in time are.
+    Lingerers(Box<Lingerers>, VecDeque<Shown>),
 }
 
 /// What a variant's records are to the join: indexes of captures.
@@ -81,6 +93,7 @@ enum Role {
         from: usize,
         to: usize,
         error: Option<usize>,
+        inode: Option<usize>,
         seen: Seen,
     },
     Owner {
@@ -154,10 +167,21 @@ impl Seen {
 }
 
 impl Sockets {
-    /// As the recipe has it.
-    pub fn new(s: &recipes::Sockets, plan: &Plan) -> Self {
+    /// As the recipe has it, when its probes are armed: what is older is looked for, of the processes in ONLY.
+    pub fn new(s: &recipes::Sockets, plan: &Plan, only: Option<&HashSet<u32>>) -> Self {
+        let whose = Whose::new(plan);
+        let older = || Older::begin(only.cloned().or_else(|| whose.running()));
         let join = match &s.closes {
-            Some(spec) => Join::Closes(Box::new(Closes::new(s, spec))),
+            Some(spec) => {
+                let by_comm = whose.programs.is_empty();
+                Join::Closes(Box::new(Closes::new(s, spec, by_comm, older())))
+            }
+            None if s.show == recipes::SocketEvents::Lingerers => {
+                let taken = [&s.socket, &s.from, &s.to].map(String::clone);
+                let taken = [taken.as_slice(), &["inode".to_owned()]].concat();
+                let join = Lingerers::new(s.longer_than, now_ns(), taken, older());
+                Join::Lingerers(Box::new(join), VecDeque::new())
+            }
             None => {
                 let join = sockets::Sockets::new(s.show, s.begins.is_some());
                 Join::Transitions(join, VecDeque::new())
@@ -167,7 +191,8 @@ impl Sockets {
         Self {
             join,
             roles: plan.variants.iter().map(roles).collect(),
-            whose: Whose::new(plan),
+            whose,
+            named: only.is_some(),
         }
     }
 
@@ -183,8 +208,7 @@ impl Sockets {
         for role in self.roles.get(variant).into_iter().flatten() {
             match &mut self.join {
                 Join::Transitions(join, ready) => {
-                    let event = transition(join, *role, r, decode(), only);
-                    ready.extend(event.map(|event| Shown { variant, event }));
+                    ready.extend(transition(join, *role, r, variant, decode(), only));
                 }
                 Join::Closes(join) => {
                     let whose = &self.whose;
@@ -195,6 +219,10 @@ impl Sockets {
                     };
                     close(join, *role, r, unix_offset, &source, decode);
                 }
+                Join::Lingerers(join, ready) => {
+                    let told = lingers(join, *role, r, variant, decode());
+                    ready.extend(told.and_then(|told| of_owner(told, only)));
+                }
             }
         }
     }
@@ -202,23 +230,32 @@ impl Sockets {
     /// The next event that is to be shown.
     pub fn next(&mut self) -> Option<Shown> {
         match &mut self.join {
-            Join::Transitions(_, ready) => ready.pop_front(),
+            Join::Transitions(_, ready) | Join::Lingerers(_, ready) => ready.pop_front(),
             Join::Closes(join) => join.next(),
         }
     }
 
-    /// Some time has passed.
-    pub fn due(&mut self) {
-        if let Join::Closes(join) = &mut self.join {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH);
-            join.due(now.map_or(0, |now| now.as_nanos() as u64));
+    /// Some time has passed; of the processes in ONLY.
+    pub fn due(&mut self, only: Option<&HashSet<u32>>) {
+        match &mut self.join {
+            Join::Transitions(..) => {}
+            Join::Closes(join) => join.due(now_ns()),
+            Join::Lingerers(join, ready) => {
+                let told = join.overdue(now_ns()).into_iter();
+                ready.extend(told.filter_map(|told| of_owner(told, only)));
+            }
         }
     }
 
-    /// The run is over.
-    pub fn finish(&mut self) {
-        if let Join::Closes(join) = &mut self.join {
-            join.finish();
+    /// The run is over; of the processes in ONLY.
+    pub fn finish(&mut self, only: Option<&HashSet<u32>>) {
+        match &mut self.join {
+            Join::Transitions(..) => {}
+            Join::Closes(join) => join.finish(),
+            Join::Lingerers(join, ready) => {
+                let told = join.finish(now_ns()).into_iter();
+                ready.extend(told.filter_map(|told| of_owner(told, only)));
+            }
         }
     }
 
@@ -231,9 +268,23 @@ impl Sockets {
 
     /// Adds what was added up.
     pub fn summary(&self, summary: &mut Summary) {
-        if let Join::Closes(join) = &self.join {
-            summary.counts.extend(join.counts());
-            summary.tables.extend(join.peers());
+        match &self.join {
+            Join::Transitions(..) => {}
+            Join::Closes(join) => {
+                summary.counts.extend(join.counts());
+                summary.tables.extend(join.peers());
+            }
+            Join::Lingerers(join, _) => {
+                summary.tables.extend(join.table(now_ns(), self.named));
+                let before = join.before();
+                // No probe was hit for these.
+                summary.probes.extend((before > 0).then(|| ProbeCount {
+                    probe: lingerers::BEFORE.to_owned(),
+                    hits: before,
+                    emitted: before,
+                    ..ProbeCount::default()
+                }));
+            }
         }
         summary.notes.extend(self.notes());
     }
@@ -243,8 +294,15 @@ impl Sockets {
         match &self.join {
             Join::Transitions(join, _) => join.notes(),
             Join::Closes(join) => join.notes(),
+            Join::Lingerers(join, _) => join.notes(),
         }
     }
+}
+
+/// Now, in nanoseconds since the UNIX epoch.
+fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_nanos() as u64)
 }
 
 /// Where anything may run, but this thread has done it.
@@ -265,6 +323,7 @@ fn roles(s: &recipes::Sockets, v: &Variant, name: &String) -> Vec<Role> {
             from,
             to,
             error: capture("error"),
+            inode: capture("inode"),
             seen: Seen::of(v),
         });
     }
@@ -341,6 +400,7 @@ fn close(
             to,
             error,
             seen,
+            ..
         } => {
             let change = Change {
                 socket: named(socket),
@@ -367,14 +427,68 @@ fn close(
     }
 }
 
+/// Takes a record of a variant, which EVENT was made of.
+fn lingers(
+    join: &mut Lingerers,
+    role: Role,
+    r: &Record<'_>,
+    variant: usize,
+    event: Event,
+) -> Option<Told> {
+    match role {
+        Role::Owner { socket } => {
+            let owner = Owner::of(&event);
+            join.owned(r.int(socket)?, owner, event.fields, event.time_ns);
+            None
+        }
+        Role::State {
+            socket,
+            from,
+            to,
+            inode,
+            ..
+        } => {
+            let change = Transition {
+                socket: r.int(socket)?,
+                from: r.int(from)?,
+                to: r.int(to)?,
+            };
+            let inode = inode.and_then(|inode| r.int(inode)).unwrap_or(0);
+            join.changed(change, inode, variant, event)
+        }
+        _ => None,
+    }
+}
+
+/// The event as its owner's, if that is one of ONLY.
+fn of_owner(told: Told, only: Option<&HashSet<u32>>) -> Option<Shown> {
+    let Told {
+        variant,
+        mut event,
+        owner,
+    } = told;
+    let wanted = |o: &Owner| only.is_none_or(|pids| pids.contains(&o.pid));
+    if only.is_some() && !owner.as_ref().is_some_and(wanted) {
+        return None;
+    }
+    event.nobody = owner.is_none();
+    if let Some(owner) = owner {
+        (event.pid, event.tid, event.comm) = (owner.pid, owner.tid, owner.comm);
+    }
+    // Of no record.
+    let variant = variant.unwrap_or(usize::MAX);
+    Some(Shown { variant, event })
+}
+
 /// Takes a record; gives back the event that is to be shown, as its owner's.
 fn transition(
     join: &mut sockets::Sockets,
     role: Role,
     r: &Record<'_>,
+    variant: usize,
     mut event: Event,
     only: Option<&HashSet<u32>>,
-) -> Option<Event> {
+) -> Option<Shown> {
     match role {
         Role::Owner { socket } => {
             let owner = Owner::of(&event);
@@ -396,16 +510,13 @@ fn transition(
                 from: r.int(from)?,
                 to: r.int(to)?,
             };
-            let (mut event, owner) = join.changed(change, event)?;
-            let wanted = |o: &Owner| only.is_none_or(|pids| pids.contains(&o.pid));
-            if only.is_some() && !owner.as_ref().is_some_and(wanted) {
-                return None;
-            }
-            event.nobody = owner.is_none();
-            if let Some(owner) = owner {
-                (event.pid, event.tid, event.comm) = (owner.pid, owner.tid, owner.comm);
-            }
-            Some(event)
+            let (event, owner) = join.changed(change, event)?;
+            let told = Told {
+                variant: Some(variant),
+                event,
+                owner,
+            };
+            of_owner(told, only)
         }
         _ => None,
     }

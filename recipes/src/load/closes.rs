@@ -5,8 +5,8 @@ use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
 use super::join::{Reading, place, probe};
-use crate::expr::{self, Scope};
-use crate::model::{Closes, Provider, SocketEvents, Sockets};
+use crate::expr;
+use crate::model::{Closes, SocketEvents, Sockets, Value};
 
 /// What it has beside the keys that all have.
 pub(super) const KEYS: &[&str] = &[
@@ -22,6 +22,7 @@ pub(super) const KEYS: &[&str] = &[
     "steps",
     "timeline",
     "list",
+    "only",
 ];
 
 impl Reading<'_> {
@@ -60,6 +61,7 @@ impl Reading<'_> {
             steps: self.names_of(t, "steps"),
             timeline: self.switch(t, "timeline", false),
             list: self.switch(t, "list", true),
+            only: self.only(t)?,
         };
         let named = |key: &'static str, names: &[String]| -> Vec<(&'static str, String)> {
             names.iter().map(|name| (key, name.clone())).collect()
@@ -144,18 +146,53 @@ impl Reading<'_> {
         }
     }
 
+    /// `only = { verdict = "peer, peer-reset", role = "$role" }`: of which fields which words are wanted; the name of a
+    /// parameter stands for its value.
+    fn only(&self, t: &DeTable<'_>) -> Option<Vec<(String, Vec<String>)>> {
+        let r = self.r;
+        let Some(v) = t.get("only") else {
+            return Some(vec![]);
+        };
+        let only = r.table(v, "only")?;
+        let known = Closes::WORDS.map(|(field, _)| field);
+        r.known(only, "`only`", &known);
+        let mut all = Vec::new();
+        for (field, possible) in Closes::WORDS {
+            let Some(v) = only.get(field) else {
+                continue;
+            };
+            let text = r.string(v, field, "a text")?;
+            let of_param = |name: &str| {
+                let param = self.params.iter().find(|p| p.name == name)?;
+                match param.for_check() {
+                    Value::String(text) => Some(text),
+                    _ => None,
+                }
+            };
+            let Some(text) = text
+                .strip_prefix('$')
+                .map_or(Some(text.to_owned()), of_param)
+            else {
+                let what = format!("`{text}` is no parameter of type string");
+                r.report(r.error(v.span(), what));
+                return None;
+            };
+            let words = text.split(',').map(str::trim).filter(|w| !w.is_empty());
+            let words: Vec<String> = words.map(str::to_owned).collect();
+            if let Some(word) = words.iter().find(|w| !possible.contains(&w.as_str())) {
+                let e = r.error(v.span(), format!("no {field} is `{word}`"));
+                r.report(e.help(format!("known: {}", possible.join(", "))));
+                return None;
+            }
+            all.push((field.to_owned(), words));
+        }
+        all.retain(|(_, words)| !words.is_empty());
+        Some(all)
+    }
+
     /// True or false, or an expression of parameters.
     fn switch(&self, t: &DeTable<'_>, key: &str, otherwise: bool) -> bool {
-        let scope = Scope {
-            constant: true,
-            provider: Provider::Program,
-            params: self
-                .params
-                .iter()
-                .map(|p| (p.name.clone(), p.for_check()))
-                .collect(),
-            ..Scope::default()
-        };
+        let scope = self.of_params();
         match t.get(key).map(|v| (v, v.get_ref())) {
             Some((_, DeValue::Boolean(b))) => *b,
             Some((v, _)) => self

@@ -5,7 +5,10 @@ use toml::de::{DeTable, DeValue};
 
 use super::closes;
 use super::reader::Reader;
-use crate::model::{Join, Param, Probe, ProbeKind, Returns, SocketEvents, Sockets, Statements};
+use crate::expr::Scope;
+use crate::model::{
+    Join, Param, Probe, ProbeKind, Provider, Returns, SocketEvents, Sockets, Statements,
+};
 use crate::suggest;
 
 const KEYS: &[&str] = &[
@@ -51,7 +54,16 @@ pub(super) fn read(
     }
 }
 
-const SOCKET_KEYS: &[&str] = &["state", "socket", "from", "to", "owners", "begins", "show"];
+const SOCKET_KEYS: &[&str] = &[
+    "state",
+    "socket",
+    "from",
+    "to",
+    "owners",
+    "begins",
+    "show",
+    "longer_than",
+];
 
 /// What a join's probes are looked up in.
 pub(super) struct Reading<'a> {
@@ -108,6 +120,7 @@ impl Reading<'_> {
             begins: self.name_of(t, "begins"),
             show: *show,
             closes: None,
+            longer_than: self.longer_than(t, *show, value)?,
         };
         if join.begins.is_some() && join.show != SocketEvents::Connects {
             let what =
@@ -134,6 +147,57 @@ impl Reading<'_> {
         }
         join.closes = self.closes(t, value.span(), &join)?;
         Some(Join::Sockets(join))
+    }
+
+    /// How long lingering sockets may, in nanoseconds.
+    fn longer_than(
+        &self,
+        t: &DeTable<'_>,
+        show: SocketEvents,
+        value: &Spanned<DeValue<'_>>,
+    ) -> Option<u64> {
+        let r = self.r;
+        let lingerers = show == SocketEvents::Lingerers;
+        match t.get("longer_than") {
+            None if lingerers => {
+                let e = r.error(value.span(), "[join.sockets] lacks `longer_than`");
+                r.report(e.help(
+                    "longer_than = \"5s\": how long a socket may stay open after its peer hung up",
+                ));
+                None
+            }
+            None => Some(0),
+            Some(v) if !lingerers => {
+                let what = "`longer_than` goes with `show = \"lingerers\"`";
+                r.report(r.error(v.span(), what));
+                None
+            }
+            Some(v) => {
+                let e = r.number(v, "longer_than", &self.of_params(), "a time")?;
+                let ns = e.as_int().and_then(|ns| u64::try_from(ns).ok());
+                if ns.is_none() {
+                    r.report(r.error(
+                        v.span(),
+                        "`longer_than` is a time, made of parameters and constants",
+                    ));
+                }
+                ns
+            }
+        }
+    }
+
+    /// What expressions of parameters alone see.
+    pub(super) fn of_params(&self) -> Scope {
+        Scope {
+            constant: true,
+            provider: Provider::Program,
+            params: self
+                .params
+                .iter()
+                .map(|p| (p.name.clone(), p.for_check()))
+                .collect(),
+            ..Scope::default()
+        }
     }
 
     /// Whether there is a probe of that name that is switched on.

@@ -28,6 +28,9 @@ pub(super) fn read(r: &Reader, top: &DeTable<'_>, probes: &[Probe], join: Option
         if sockets.closes.is_some() {
             captures.extend(Closes::FIELDS.map(str::to_owned));
         }
+        if sockets.show == SocketEvents::Lingerers {
+            captures.extend(SocketEvents::OF_LINGERERS.map(str::to_owned));
+        }
     }
     let mut off = named(top);
     // What a join adds that is switched off with its probes.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use uprof_recipes as recipes;
 
+use super::inventory::Older;
 use super::sockets::{Fields, MOST, Owner, Role};
 use crate::report::escape;
 use crate::report::model::{Count, Event, Step, Table, Value};
@@ -81,6 +82,8 @@ pub struct Shown {
 /// Follows sockets, and holds closes back until their verdicts are final.
 pub struct Closes {
     spec: recipes::Closes,
+    /// The capture of a transition that is the former state.
+    from: String,
     /// Captures that are not shown.
     taken: Vec<String>,
     sockets: HashMap<u64, Socket>,
@@ -99,15 +102,22 @@ pub struct Closes {
     unjoined: BTreeMap<&'static str, u64>,
     forgotten: u64,
     lost: bool,
+    older: Older,
 }
 
 impl Closes {
-    /// For a recipe's join.
-    pub fn new(join: &recipes::Sockets, spec: &recipes::Closes) -> Self {
+    /// For a recipe's join; OLDER knows the sockets from before the run. With BY_COMM closes are counted by program too.
+    pub fn new(
+        join: &recipes::Sockets,
+        spec: &recipes::Closes,
+        by_comm: bool,
+        older: Older,
+    ) -> Self {
         let internal = ["owned", "exiting", "exit_code", "error", "inode", "state"];
         let own = [&join.socket, &join.from, &join.to].map(String::as_str);
         Self {
             spec: spec.clone(),
+            from: join.from.clone(),
             taken: own
                 .iter()
                 .chain(&internal)
@@ -119,23 +129,37 @@ impl Closes {
             inside: HashMap::new(),
             last: HashMap::new(),
             ready: VecDeque::new(),
-            tallies: Tallies::new(spec.by.first().map_or("close", String::as_str), false),
+            tallies: Tallies::new(spec.by.first().map_or("close", String::as_str), by_comm),
             closes: 0,
             unjoined: BTreeMap::new(),
             forgotten: 0,
             lost: false,
+            older,
         }
     }
 
     /// The next close that is to be shown.
     pub fn next(&mut self) -> Option<Shown> {
-        loop {
-            let shown = self.ready.pop_front()?;
+        while let Some(shown) = self.ready.pop_front() {
+            if !self.wanted(&shown.event) {
+                continue;
+            }
             self.tallies.add(&shown.event);
             if self.spec.list {
                 return Some(shown);
             }
         }
+        None
+    }
+
+    /// Whether a close is one of those that the recipe asks for.
+    fn wanted(&self, event: &Event) -> bool {
+        let is = |(name, words): &(String, Vec<String>)| {
+            let mut fields = event.fields.iter();
+            let found = fields.find(|(there, _)| **there == **name);
+            matches!(found, Some((_, Value::Name(word))) if words.contains(word))
+        };
+        self.spec.only.iter().all(is)
     }
 
     /// Closes so far, by verdict and role.
@@ -242,7 +266,7 @@ impl Closes {
         let known = self.socket(socket, event.time_ns);
         known.owner = Some(Owner::of(event));
         if timeline {
-            known.step(of_event(event), MOST_STEPS);
+            known.step(of_event(event, event.time_ns), MOST_STEPS);
         }
     }
 
@@ -250,7 +274,7 @@ impl Closes {
     pub fn stepped(&mut self, socket: u64, event: &Event) {
         if socket != 0 {
             let known = self.socket(socket, event.time_ns);
-            known.step(of_event(event), MOST_STEPS);
+            known.step(of_event(event, event.time_ns), MOST_STEPS);
         }
     }
 
@@ -323,7 +347,9 @@ impl Closes {
         let timeline = self.spec.timeline;
         let known = self.socket(socket, event.time_ns);
         if timeline {
-            known.step(of_event(&event), MOST_STEPS);
+            // A call of several steps begins them.
+            let began = event.time_ns - event.latency_ns.unwrap_or(0);
+            known.step(of_event(&event, began), MOST_STEPS);
         }
         self.pend(socket, variant, event, None);
         self.settle(socket);
@@ -343,9 +369,18 @@ impl Closes {
         let Some(known) = self.sockets.get_mut(&socket) else {
             return;
         };
-        let captured = event.fields.iter().find(|(name, _)| &**name == "state");
-        let captured = captured.and_then(|(_, value)| value.as_u64());
+        // A transition that ends it is out of the state that it had.
+        let captured = ["state", &self.from].into_iter().find_map(|state| {
+            let mut fields = event.fields.iter();
+            fields.find(|(name, _)| **name == *state)?.1.as_u64()
+        });
         let mut pending = Pending::new(variant, event, going);
+        if known.role.is_none()
+            && let Some((role, state)) = pending.before(&mut self.older)
+        {
+            known.role = Some(role);
+            state.into_iter().for_each(|s| known.ending.was_in(s));
+        }
         pending.number = self.closes;
         pending.state = captured.or((known.state != 0).then_some(known.state));
         pending.last = last.or_else(|| known.last.take());
@@ -469,7 +504,12 @@ impl Closes {
 
     /// What the reader should know, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let mut notes: Vec<String> = self
+            .older
+            .taken()
+            .and_then(|i| i.note())
+            .into_iter()
+            .collect();
         if self.forgotten > 0 {
             notes.push(format!(
                 "{} sockets were forgotten before they closed, since more than {MOST} were open: of their closes age and \
@@ -496,11 +536,10 @@ fn step(what: String, moment: &Moment<'_>) -> Step {
     }
 }
 
-/// The step that an application's event is.
-fn of_event(event: &Event) -> Step {
+/// The step that an application's event is, at TIME_NS.
+fn of_event(event: &Event, time_ns: u64) -> Step {
     Step {
-        // A call began the step with its entry.
-        time_ns: event.time_ns - event.latency_ns.unwrap_or(0),
+        time_ns,
         what: event.probe.to_string(),
         pid: event.pid,
         tid: event.tid,

@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 
 use super::verdict::{Ending, Verdict, state};
 use super::{Moment, Shown, add};
+use crate::join::inventory::Older;
 use crate::join::sockets::{Fields, Owner, Role};
 use crate::report::model::{Event, Step, Value};
 
@@ -56,10 +57,10 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Takes over what is told each time.
+    /// Takes over what is told each time. A reset sets the kernel's counters back: the most counts.
     pub fn saw(&mut self, moment: &Moment<'_>) {
-        self.bytes.0 = moment.bytes.0.or(self.bytes.0);
-        self.bytes.1 = moment.bytes.1.or(self.bytes.1);
+        self.bytes.0 = moment.bytes.0.max(self.bytes.0);
+        self.bytes.1 = moment.bytes.1.max(self.bytes.1);
     }
 
     /// Adds a step, at the cost of the first where there are MOST.
@@ -101,6 +102,31 @@ impl Pending {
             last: None,
             why: None,
         }
+    }
+
+    /// Which end a socket is that was there before the run, and the state that it was in then; its descriptor is added
+    /// where none is captured. `None`: the close itself tells, or its address is not known.
+    pub fn before(&mut self, older: &mut Older) -> Option<(Role, Option<u64>)> {
+        let field = |name: &str| {
+            let mut fields = self.event.fields.iter();
+            Some(&fields.find(|(there, _)| **there == *name)?.1)
+        };
+        let inode = field("inode").and_then(Value::as_u64);
+        let has_fd = field("fd").is_some();
+        let (Some(Value::Address(_, Some(port))), None) = (field("local"), field("role")) else {
+            return None;
+        };
+        let inventory = older.get();
+        let known = inode.and_then(|inode| inventory.socket(inode));
+        let role = match known.map_or_else(|| inventory.listens(*port), |known| known.server) {
+            true => Role::Server,
+            false => Role::Client,
+        };
+        if let Some(known) = known.filter(|k| k.owner.pid == self.event.pid && !has_fd) {
+            let fd = Value::Uint(known.fd.into());
+            self.event.fields.push((Arc::from("fd"), fd));
+        }
+        Some((role, known.map(|known| known.state)))
     }
 
     /// Bytes sent and received as the close captured them, else as they were KNOWN before.
@@ -196,6 +222,8 @@ impl Pending {
         }
         event.nobody = false;
         event.steps = known.steps.iter().cloned().collect();
+        // A call is told of when it returns.
+        event.steps.sort_by_key(|step| step.time_ns);
         Shown {
             variant: self.variant,
             event,

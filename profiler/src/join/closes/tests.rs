@@ -1,5 +1,7 @@
 //! Closes as records tell of them, in the order of real traces.
 
+use std::collections::HashSet;
+
 use super::*;
 
 const SOCKET: u64 = 0xffff_8880_0000_1000;
@@ -32,8 +34,9 @@ fn join(mut spec: recipes::Closes) -> Closes {
         begins: None,
         show: recipes::SocketEvents::Closes,
         closes: None,
+        longer_than: 0,
     };
-    Closes::new(&sockets, &spec)
+    Closes::new(&sockets, &spec, false, Older::begin(Some(HashSet::new())))
 }
 
 fn moment(time_ns: u64, owned: bool) -> Moment<'static> {

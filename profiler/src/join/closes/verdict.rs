@@ -115,6 +115,8 @@ pub struct Ending {
     pub error: u64,
     /// Nothing more will come.
     pub gone: bool,
+    /// The earliest state that is known, of a socket that was there before the run.
+    pub was: Option<u64>,
 }
 
 impl Ending {
@@ -125,17 +127,28 @@ impl Ending {
             self.error = error;
             self.reset_received |= error == error::CONNRESET;
         }
+        self.was_in(from);
         if from == state::FIN_WAIT1 {
             self.left_fin_wait1 = true;
             self.crossed |= to == state::CLOSING;
         }
     }
 
+    /// It was in this state before all that is known of it so far.
+    pub fn was_in(&mut self, state: u64) {
+        use state::{CLOSE_WAIT, CLOSING, FIN_WAIT1, FIN_WAIT2, LAST_ACK};
+        let ends = matches!(
+            state,
+            FIN_WAIT1 | FIN_WAIT2 | CLOSE_WAIT | LAST_ACK | CLOSING
+        );
+        self.was = self.was.or(ends.then_some(state));
+    }
+
     /// The verdict, once it is final; AT_CLOSE is the socket's state when the application closed it, for sockets whose
-    /// first transition came before the run.
+    /// first transition came before the run, where no earlier one is known.
     pub fn verdict(&self, at_close: Option<u64>) -> Option<Verdict> {
         let Some(first) = self.first else {
-            return match at_close {
+            return match self.was.or(at_close) {
                 Some(state::CLOSE_WAIT | state::LAST_ACK) => Some(Verdict::Peer),
                 Some(state::FIN_WAIT2) => Some(Verdict::App),
                 Some(state::CLOSING) => Some(Verdict::Both),
@@ -272,6 +285,14 @@ mod tests {
         assert_eq!(old.verdict(Some(11)), Some(Verdict::Both));
         assert_eq!(old.verdict(Some(1)), None);
         assert_eq!(old.verdict(Some(7)), Some(Verdict::Unknown));
+        // What was seen of it before the close tells more.
+        let half = after(&[(5, 7)], 0);
+        assert_eq!(half.verdict(Some(7)), Some(Verdict::App));
+        let asked = Ending {
+            was: Some(8),
+            ..Ending::default()
+        };
+        assert_eq!(asked.verdict(Some(7)), Some(Verdict::Peer));
     }
 
     #[test]
