@@ -84,8 +84,16 @@ pub fn builtin() -> &'static [Builtin] {
             text: include_str!("../builtin/redis-commands.toml"),
         },
         Builtin {
+            name: "slow-close",
+            text: include_str!("../builtin/slow-close.toml"),
+        },
+        Builtin {
             name: "tcp-accept",
             text: include_str!("../builtin/tcp-accept.toml"),
+        },
+        Builtin {
+            name: "tcp-close",
+            text: include_str!("../builtin/tcp-close.toml"),
         },
         Builtin {
             name: "tcp-connect",

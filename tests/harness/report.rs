@@ -26,6 +26,9 @@ pub struct Event {
     pub comm: String,
     pub latency_ns: Option<u64>,
     pub fields: Map<String, Value>,
+    /// There only where the recipe keeps it.
+    #[serde(default)]
+    pub timeline: Vec<TimelineStep>,
 }
 
 impl Event {
@@ -60,6 +63,17 @@ impl Event {
     }
 }
 
+/// One step of an event's timeline.
+#[derive(Clone, Debug, Deserialize)]
+pub struct TimelineStep {
+    pub time_ns: u64,
+    pub step: String,
+    pub pid: u32,
+    pub tid: u32,
+    pub comm: String,
+    pub softirq: bool,
+}
+
 /// The summary: the last line.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Summary {
@@ -73,6 +87,17 @@ pub struct Summary {
     /// There only where a histogram has steps of one width.
     #[serde(default)]
     pub linear: Vec<Linear>,
+    /// There only where a recipe makes them.
+    #[serde(default)]
+    pub tables: Vec<Table>,
+}
+
+/// A table of a recipe's own.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Table {
+    pub title: String,
+    pub columns: Vec<String>,
+    pub rows: Vec<Vec<Value>>,
 }
 
 /// What became of one probe's hits.
