@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use procfs::net::TcpState;
-use procfs::process::{FDTarget, Process};
+use procfs::process::Process;
 
 use super::sockets::Owner;
 use crate::report::escape;
@@ -86,15 +87,12 @@ impl Inventory {
     /// Adds what a process holds.
     fn add_process(&mut self, pid: u32, tables: &mut Tables) -> Option<()> {
         let process = Process::new(pid.cast_signed()).ok()?;
-        let mut held = process.fd().ok()?.filter_map(Result::ok).peekable();
+        let mut held = held(pid)?.peekable();
         held.peek()?;
         let table = tables.of_process(&process)?;
         self.listening.extend(&table.listening);
         let mut comm = None;
-        for fd in held {
-            let FDTarget::Socket(inode) = fd.target else {
-                continue;
-            };
+        for (fd, inode) in held {
             // What several processes share is the first one's.
             let Some((_, known)) = table.open.remove_entry(&inode) else {
                 continue;
@@ -109,18 +107,21 @@ impl Inventory {
                 tid: pid,
                 comm: comm.clone(),
             };
-            let fd = fd.fd.cast_unsigned();
             self.sockets.insert(inode, Known { owner, fd, ..known });
         }
         Some(())
     }
 }
 
-/// An inventory that is taken on a thread of its own, and waited for when it is first asked.
+/// How long it is waited for in all while records come in: the buffer of them must not fill up meanwhile.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// An inventory that is taken on a thread of its own.
 #[derive(Debug)]
 pub struct Older {
     thread: Option<JoinHandle<Inventory>>,
     inventory: Inventory,
+    patience: Duration,
 }
 
 impl Older {
@@ -130,21 +131,40 @@ impl Older {
         Self {
             thread: Some(std::thread::spawn(move || Inventory::new(pids.as_ref()))),
             inventory: Inventory::default(),
+            patience: PATIENCE,
         }
     }
 
-    /// The inventory, if somebody has asked for it.
-    pub fn taken(&self) -> Option<&Inventory> {
-        self.thread.is_none().then_some(&self.inventory)
-    }
-
-    /// The inventory.
-    pub fn get(&mut self) -> &Inventory {
-        if let Some(thread) = self.thread.take() {
+    /// The inventory, if it is there.
+    pub fn ready(&mut self) -> Option<&Inventory> {
+        if let Some(thread) = self.thread.take_if(|thread| thread.is_finished()) {
             // One that failed knows nothing.
             self.inventory = thread.join().unwrap_or_default();
         }
+        self.thread.is_none().then_some(&self.inventory)
+    }
+
+    /// The inventory, for which it is waited a little; an empty one when that is not enough.
+    pub fn get(&mut self) -> &Inventory {
+        const STEP: Duration = Duration::from_millis(1);
+        while self.ready().is_none() && !self.patience.is_zero() {
+            std::thread::sleep(STEP);
+            self.patience = self.patience.saturating_sub(STEP);
+        }
         &self.inventory
+    }
+
+    /// The inventory, however long it takes.
+    pub fn wait(&mut self) -> &Inventory {
+        if let Some(thread) = self.thread.take() {
+            self.inventory = thread.join().unwrap_or_default();
+        }
+        &self.inventory
+    }
+
+    /// What the reader should know.
+    pub fn note(&self) -> Option<String> {
+        self.inventory.note()
     }
 }
 
@@ -160,6 +180,24 @@ fn processes(pids: Option<&HashSet<u32>>) -> Vec<u32> {
     };
     all.sort_unstable();
     all
+}
+
+/// The descriptors of a process that are sockets, with their inodes; `None` when it has ended. One system call for each:
+/// procfs' own iterator makes four, and took two seconds for 20000 on a busy machine.
+fn held(pid: u32) -> Option<impl Iterator<Item = (u32, u64)>> {
+    let all = std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?;
+    Some(all.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let target = std::fs::read_link(entry.path()).ok()?;
+        let inode = target
+            .to_str()?
+            .strip_prefix("socket:[")?
+            .strip_suffix(']')?;
+        Some((
+            entry.file_name().to_str()?.parse().ok()?,
+            inode.parse().ok()?,
+        ))
+    }))
 }
 
 /// A process's name, as events have it.
@@ -299,8 +337,8 @@ mod tests {
         let nobody = Inventory::new(Some(&HashSet::from([u32::MAX >> 1])));
         assert_eq!(nobody.sockets().count(), 0);
         let mut all = Older::begin(None);
-        let ours = all.get().socket(inode(&client)).expect("all processes");
+        let ours = all.wait().socket(inode(&client)).expect("all processes");
         assert_eq!(ours.owner.pid, std::process::id());
-        assert!(all.get().socket(inode(&client)).is_some());
+        assert!(all.get().socket(inode(&client)).is_some() && all.ready().is_some());
     }
 }

@@ -3,7 +3,7 @@
 //! A program that forgets to close leaks them. One that has lingered for so long is told of, once when the time is over, and
 //! once more when it is closed after all.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::inventory::{Known, Older, Tables};
@@ -101,13 +101,17 @@ impl Lingerers {
         }
     }
 
-    /// Adds those that lingered when the run began.
+    /// Adds those that lingered when the run began, once that is known.
     fn add_before(&mut self) {
-        let Some(began_ns) = self.began_ns.take() else {
+        let (Some(began_ns), Some(inventory)) = (self.began_ns, self.older.ready()) else {
             return;
         };
-        let all = self.older.get().sockets();
-        let waiting = all.filter(|(_, known)| known.state == CLOSE_WAIT);
+        self.began_ns = None;
+        // What hung up while it was looked was seen, too.
+        let seen = self.sockets.values().filter_map(|s| s.waits.as_ref());
+        let seen: HashSet<u64> = seen.map(|w| w.inode).collect();
+        let all = inventory.sockets();
+        let waiting = all.filter(|(i, known)| known.state == CLOSE_WAIT && !seen.contains(i));
         let waiting: Vec<(u64, Known)> = waiting.map(|(i, known)| (i, known.clone())).collect();
         for (inode, known) in waiting {
             let event = Event {
@@ -134,7 +138,7 @@ impl Lingerers {
                 waits: Some(waits),
             };
             self.sockets.insert(Key::Inode(inode), socket);
-            // None of the run's own is due yet that is not due later.
+            // What is due of the run's own is due later.
             self.due
                 .push_front((began_ns + self.after_ns, Key::Inode(inode)));
         }
@@ -187,9 +191,6 @@ impl Lingerers {
         self.sockets.remove(&Key::Inode(inode));
         let socket = self.sockets.entry(key).or_default();
         socket.changed_ns = now;
-        if socket.holder.is_none() {
-            socket.holder = self.older.get().socket(inode).map(older);
-        }
         event.fields = shown(event.fields, &self.taken);
         socket.waits = Some(Waits {
             since_ns: now,
@@ -211,6 +212,7 @@ impl Lingerers {
         let now = event.time_ns;
         let late = waits.shown || now.saturating_sub(waits.since_ns) >= self.after_ns;
         late.then(|| {
+            let holder = holder.or_else(|| self.older.get().socket(waits.inode).map(older));
             let mut told = told(&waits, holder.as_ref(), now, "closed", None);
             told.event.probe = event.probe.clone();
             told.variant = Some(variant);
@@ -236,6 +238,11 @@ impl Lingerers {
             let Some(socket) = self.sockets.get_mut(&key) else {
                 continue;
             };
+            if socket.holder.is_none()
+                && let Some(waits) = &socket.waits
+            {
+                socket.holder = self.older.get().socket(waits.inode).map(older);
+            }
             let holder = socket.holder.clone();
             let fresh = |w: &&mut Waits| !w.shown && w.since_ns + self.after_ns <= now_ns;
             let Some(waits) = socket.waits.as_mut().filter(fresh) else {
@@ -260,6 +267,7 @@ impl Lingerers {
     /// The run is over: gives back what is due, and makes sure that the table has only those that still linger.
     pub fn finish(&mut self, now_ns: u64) -> Vec<Told> {
         self.looked_ns = 0;
+        self.older.wait();
         let due = self.overdue(now_ns);
         let mut tables = Tables::default();
         for socket in self.sockets.values_mut() {
@@ -327,12 +335,7 @@ impl Lingerers {
 
     /// What the reader should know.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self
-            .older
-            .taken()
-            .and_then(|i| i.note())
-            .into_iter()
-            .collect();
+        let mut notes: Vec<String> = self.older.note().into_iter().collect();
         if self.forgotten > 0 {
             notes.push(format!(
                 "{} sockets were forgotten, since more than {MOST} were open: if they linger, their owners and stacks are missing",

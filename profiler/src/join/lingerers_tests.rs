@@ -48,8 +48,14 @@ fn inode(socket: &impl AsRawFd) -> u64 {
     inode.expect("socket:[INODE]")
 }
 
+fn looked_at(pids: HashSet<u32>) -> Older {
+    let mut older = Older::begin(Some(pids));
+    older.wait();
+    older
+}
+
 fn nothing_older() -> Older {
-    Older::begin(Some(HashSet::new()))
+    looked_at(HashSet::new())
 }
 
 fn field<'e>(event: &'e Event, name: &str) -> &'e Value {
@@ -117,7 +123,7 @@ fn one_from_before_the_run_is_known_by_its_inode_and_asked_of_the_kernel() {
     client.write_all(b"unread").expect("send");
     client.shutdown(Shutdown::Write).expect("shut down");
     let pid = std::process::id();
-    let older = Older::begin(Some(HashSet::from([pid])));
+    let older = looked_at(HashSet::from([pid]));
     let mut l = Lingerers::new(SECOND, 10 * SECOND, vec![], older);
     let told = l.overdue(11 * SECOND);
     let remote = client.local_addr().expect("an address");
@@ -144,7 +150,7 @@ fn one_from_before_the_run_is_known_by_its_inode_and_asked_of_the_kernel() {
     assert_eq!(field(&closed.event, "remote"), &remote);
     assert_eq!((closed.variant, &*closed.event.probe), (Some(3), "state"));
     // One whose close was not seen is not said to be open.
-    let older = Older::begin(Some(HashSet::from([pid])));
+    let older = looked_at(HashSet::from([pid]));
     let mut l = Lingerers::new(SECOND, 10 * SECOND, vec![], older);
     l.overdue(10 * SECOND);
     assert_eq!(rows(&l), 1);
@@ -172,7 +178,7 @@ fn one_that_hangs_up_while_the_run_begins_is_told_of_once() {
     let client = TcpStream::connect(to).expect("connect");
     let (server, _) = listener.accept().expect("accept");
     client.shutdown(Shutdown::Write).expect("shut down");
-    let older = Older::begin(Some(HashSet::from([std::process::id()])));
+    let older = looked_at(HashSet::from([std::process::id()]));
     let mut l = Lingerers::new(SECOND, 10 * SECOND, vec![], older);
     let inode = inode(&server);
     l.changed(change(1, 8), inode, 1, event(10 * SECOND + 5));

@@ -174,7 +174,7 @@ impl Reading<'_> {
             }
             Some(v) => {
                 let e = r.number(v, "longer_than", &self.of_params(), "a time")?;
-                let ns = e.as_int().and_then(|ns| u64::try_from(ns).ok());
+                let ns = e.as_int().filter(|ns| *ns <= i64::MAX as u64);
                 if ns.is_none() {
                     r.report(r.error(
                         v.span(),

@@ -504,12 +504,7 @@ impl Closes {
 
     /// What the reader should know, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        let mut notes: Vec<String> = self
-            .older
-            .taken()
-            .and_then(|i| i.note())
-            .into_iter()
-            .collect();
+        let mut notes: Vec<String> = self.older.note().into_iter().collect();
         if self.forgotten > 0 {
             notes.push(format!(
                 "{} sockets were forgotten before they closed, since more than {MOST} were open: of their closes age and \
