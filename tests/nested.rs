@@ -84,6 +84,37 @@ fn assert_own_times(events: &[Event]) {
 }
 
 #[test]
+fn who_called_is_told_by_the_return_address() {
+    let _turn = turn();
+    // `any` makes the calls from within another, wherever the compiler has put it.
+    let within = "called_by(\"a\") || called_by(\"b\") || called_by(\"c\") || called_by(\"any\")";
+    let nobody = "called_by(\"nobody\")";
+    let flags = args![
+        "--by",
+        format!("within={within}"),
+        "--by",
+        format!("nobody={nobody}")
+    ];
+    let (report, truth) = nested("count", args!["--threads", 4], flags);
+    let mut found: BTreeMap<(String, bool), u64> = BTreeMap::new();
+    for count in &report.summary.counts {
+        assert_eq!(count.key["nobody"], 0);
+        let function = count.probe.split_once(':').expect("PATH:FUNCTION").1;
+        let key = (function.to_owned(), count.key["within"] == 1);
+        *found.entry(key).or_default() += count.count;
+    }
+    let mut expected = BTreeMap::new();
+    for (place, calls) in by_place(&truth) {
+        let mut words = place.split('/');
+        let function = words.next().expect("a function").to_owned();
+        let key = (function, words.next() != Some("-"));
+        *expected.entry(key).or_default() += calls;
+    }
+    expected.retain(|_, calls| *calls > 0);
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn parents_and_depths_are_keys() {
     let _turn = turn();
     let flags = args!["--by", "parent", "--by", "depth"];

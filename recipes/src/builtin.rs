@@ -48,6 +48,10 @@ pub fn builtin() -> &'static [Builtin] {
             text: include_str!("../builtin/malloc.toml"),
         },
         Builtin {
+            name: "mysql-close",
+            text: include_str!("../builtin/mysql-close.toml"),
+        },
+        Builtin {
             name: "mysql-queries",
             text: include_str!("../builtin/mysql-queries.toml"),
         },
@@ -78,6 +82,10 @@ pub fn builtin() -> &'static [Builtin] {
         Builtin {
             name: "python-functions",
             text: include_str!("../builtin/python-functions.toml"),
+        },
+        Builtin {
+            name: "redis-close",
+            text: include_str!("../builtin/redis-close.toml"),
         },
         Builtin {
             name: "redis-commands",

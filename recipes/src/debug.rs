@@ -168,6 +168,14 @@ pub trait DebugInfo {
         Ok(Expr::arg(n))
     }
 
+    /// 1 where the probed function returns into that one, else 0: a constant 0 where the file has no such function.
+    ///
+    /// # Errors
+    /// The stack does not tell it at this place; the words say why.
+    fn called_by(&self, _function: &str) -> Result<Expr, String> {
+        Err("nothing is known of functions here".to_owned())
+    }
+
     /// A type by its name: `struct client`, `client_t`, `ns::Foo`.
     fn named(&self, name: &str) -> Option<TypeRef>;
 

@@ -30,7 +30,7 @@ pub use expr::{
 };
 pub use load::parse;
 pub use model::{
-    Action, Align, At, Closes, Column, Context, FrameKey, Graph, Join, ObjectRule, Param,
+    Action, Align, At, Closes, Column, Context, FrameKey, Graph, Join, LastBy, ObjectRule, Param,
     ParamKind, Probe, ProbeKind, Provider, Recipe, Report, Returns, Scale, SocketEvents, Sockets,
     Spanned, Stat, StatKind, Statements, Target, Top, Value,
 };

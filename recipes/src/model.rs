@@ -512,10 +512,10 @@ pub struct Closes {
     pub destroyed: Option<String>,
     /// Probes that name the socket of a call of `by` which runs on the same thread.
     pub inside: Vec<String>,
-    /// The probe whose last event before a close is added to it.
-    pub last: Option<String>,
-    /// Whether that is the last one on the same thread, rather than on the same socket.
-    pub last_by_thread: bool,
+    /// Probes whose last event before a close is added to it.
+    pub last: Vec<String>,
+    /// What such an event and the close have in common.
+    pub last_by: LastBy,
     /// The probe whose first event after a close is added to it, and how long it is waited for, in nanoseconds.
     pub next: Option<(String, u64)>,
     /// Probes whose events are told in the socket's timeline only.
@@ -526,6 +526,18 @@ pub struct Closes {
     pub list: bool,
     /// Of which fields there are only these words: the other closes are not shown. No words: all.
     pub only: Vec<(String, Vec<String>)>,
+}
+
+/// What a close and the last event before it have in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LastBy {
+    /// The socket.
+    #[default]
+    Socket,
+    /// The thread.
+    Thread,
+    /// The value of a capture of this name; with probes that have none, the thread.
+    Capture(String),
 }
 
 impl Closes {

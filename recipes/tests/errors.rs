@@ -230,6 +230,12 @@ fn names_and_types_in_calls() {
                 "named by a text in quotes",
                 "reg(\"rdi\")",
             ),
+            (
+                "called_by(arg0) == 1",
+                11,
+                "named by a text in quotes",
+                "called_by(\"main\")",
+            ),
             ("reg == 1", 1, "`reg` is a function", "reg(\"rdi\")"),
             ("(unsigned bool)arg0 == 1", 2, "no type", ""),
             ("(u32)comm == 1", 6, "a cast takes numbers", ""),

@@ -61,6 +61,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("ping", "iputils-ping"),
     ("redis-benchmark", "redis-tools"),
+    ("redis-cli", "redis-tools"),
     ("redis-server", "redis-server"),
     ("rustc", "Rust, by rustup"),
     ("setpriv", "util-linux"),

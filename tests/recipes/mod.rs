@@ -1,8 +1,10 @@
 //! The built-in recipes against the real thing, each compared with what the program itself knows.
 
+mod closes;
 mod exec;
 mod getaddrinfo;
 mod icmp_echo;
+mod mysql_close;
 mod network;
 mod nginx_close;
 mod nginx_requests;
@@ -11,6 +13,7 @@ mod openssl_io;
 mod postgres_queries;
 mod pthread_mutex;
 mod python_functions;
+mod redis_close;
 mod redis_commands;
 mod slow_close;
 mod tcp;

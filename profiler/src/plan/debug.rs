@@ -15,6 +15,8 @@ use crate::target::TargetFile;
 
 /// The number of the instruction pointer among DWARF's registers (System V ABI for x86-64, figure 3.36).
 const INSTRUCTION_POINTER: u8 = 16;
+/// The number of the stack pointer.
+const STACK_POINTER: u8 = 7;
 
 /// Whether the expressions of a probe's place AT can be understood only where it sits.
 pub fn needed(probe: &recipes::Probe, at: usize) -> bool {
@@ -59,6 +61,8 @@ struct Known<'a> {
     /// Why there are none.
     missing: String,
     site: u64,
+    /// It is a function's entry, or so near that the stack is as it was there.
+    at_entry: bool,
     arguments: Arguments,
 }
 
@@ -108,6 +112,7 @@ impl<'a> Known<'a> {
             returned: None,
             missing: String::new(),
             site: site.address,
+            at_entry: at == function.address && matches!(arguments, Arguments::Passed),
             arguments,
         };
         match image.types() {
@@ -324,6 +329,25 @@ impl DebugInfo for Known<'_> {
                     .to_owned(),
             ),
         }
+    }
+
+    fn called_by(&self, function: &str) -> Result<Expr, String> {
+        use recipes::BinOp;
+        if !self.at_entry {
+            return Err("who called is known at a function's entry only".to_owned());
+        }
+        let pattern = Pattern::parse(function).map_err(|why| why.to_string())?;
+        let found = self.image.find(&pattern).map_err(|why| why.to_string())?;
+        // What is understood only at its site gets one at which the stack is as it was at the entry.
+        let returns_to = Expr::load(Expr::reg(STACK_POINTER), 8);
+        let mut known = Expr::int(0);
+        for function in found {
+            let begin = self.address(&Address::PcRelative(function.address))?;
+            let size = Expr::int(function.end.saturating_sub(function.address));
+            let offset = Expr::binary(BinOp::Sub, returns_to.clone(), begin);
+            known = Expr::binary(BinOp::Or, known, Expr::binary(BinOp::Lt, offset, size));
+        }
+        Ok(known)
     }
 
     fn named(&self, name: &str) -> Option<r::TypeRef> {

@@ -119,6 +119,8 @@ enum Role {
         socket: usize,
     },
     Last {
+        /// Its place in the list.
+        probe: usize,
         socket: Option<usize>,
     },
     Next {
@@ -356,8 +358,9 @@ fn roles_of_closes(
         socket.filter(|_| there).map(|socket| role(socket, seen))
     };
     let next = closes.next.as_ref().map(|(name, _)| name.clone());
+    let last = closes.last.iter().position(|last| last == name);
     let roles = [
-        is(&closes.last).then_some(Role::Last { socket }),
+        last.map(|probe| Role::Last { probe, socket }),
         on(is(&closes.reset_received), |socket, seen| Role::Reset {
             socket,
             sent: false,
@@ -419,7 +422,7 @@ fn close(
         Role::Owner { socket } => join.owned(named(socket), &decode()),
         Role::Close { socket } => join.close(socket.map(named), source.variant, decode()),
         Role::Inside { socket } => join.inside(named(socket), &decode()),
-        Role::Last { socket } => join.last(socket.map(named), decode()),
+        Role::Last { probe, socket } => join.last(probe, socket.map(named), decode()),
         Role::Next { socket } => join.followed(named(socket), &decode()),
         Role::Step { socket } => join.stepped(named(socket), &decode()),
         // Of attempts to connect.

@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::join::{Reading, place, probe};
 use crate::expr;
-use crate::model::{Closes, SocketEvents, Sockets, Value};
+use crate::model::{At, Closes, LastBy, SocketEvents, Sockets, Value};
 
 /// What it has beside the keys that all have.
 pub(super) const KEYS: &[&str] = &[
@@ -55,8 +55,8 @@ impl Reading<'_> {
             reset_sent: self.usual(t, "reset_sent", "reset sent"),
             destroyed: self.usual(t, "destroyed", "ended"),
             inside: self.names_of(t, "inside"),
-            last: self.name_of(t, "last"),
-            last_by_thread: self.by_thread(t)?,
+            last: self.names_of(t, "last"),
+            last_by: self.last_by(t)?,
             next: next.zip(self.within(t)),
             steps: self.names_of(t, "steps"),
             timeline: self.switch(t, "timeline", false),
@@ -67,9 +67,9 @@ impl Reading<'_> {
             names.iter().map(|name| (key, name.clone())).collect()
         };
         let one = |key: &'static str, name: &Option<String>| named(key, name.as_slice());
-        let last = match closes.last_by_thread {
-            true => vec![],
-            false => one("last", &closes.last),
+        let last = match closes.last_by {
+            LastBy::Socket => named("last", &closes.last),
+            _ => vec![],
         };
         let on_sockets = [
             one("reset_received", &closes.reset_received),
@@ -95,8 +95,8 @@ impl Reading<'_> {
         for name in closes.by.iter().filter(|_| !closes.inside.is_empty()) {
             probe(r, t, self.probes, "closes", name)?;
         }
-        if let Some(last) = closes.last.as_ref().filter(|_| closes.last_by_thread) {
-            probe(r, t, self.probes, "last", last)?;
+        for name in &closes.last {
+            probe(r, t, self.probes, "last", name)?;
         }
         Some(Some(closes))
     }
@@ -109,16 +109,22 @@ impl Reading<'_> {
         }
     }
 
-    fn by_thread(&self, t: &DeTable<'_>) -> Option<bool> {
+    fn last_by(&self, t: &DeTable<'_>) -> Option<LastBy> {
         let Some(v) = t.get("last_by") else {
-            return Some(false);
+            return Some(LastBy::Socket);
         };
-        match self.r.string(v, "last_by", "a text")? {
-            "socket" => Some(false),
-            "thread" => Some(true),
+        let by = self.r.string(v, "last_by", "a text")?;
+        let closes = self.names_of(t, "closes");
+        let mut closing = self.probes.iter().filter(|p| closes.contains(&p.name));
+        let captures = |at: &At| at.capture.iter().any(|(name, _)| name == by);
+        match by {
+            "socket" => Some(LastBy::Socket),
+            "thread" => Some(LastBy::Thread),
+            _ if closing.all(|p| p.at.iter().all(captures)) => Some(LastBy::Capture(by.to_owned())),
             other => {
                 let e = self.r.error(v.span(), format!("`last_by` is no `{other}`"));
-                self.r.report(e.help("it is one of socket, thread"));
+                self.r
+                    .report(e.help("it is socket, thread, or a capture of `closes`"));
                 None
             }
         }

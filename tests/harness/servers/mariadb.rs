@@ -11,6 +11,7 @@ use super::super::wait_for;
 /// A running MariaDB server, empty but for the database `test`.
 pub struct MariaDb {
     child: Child,
+    port: u16,
     /// Short, because a socket's path has 107 bytes at most.
     folder: TempDir,
 }
@@ -38,6 +39,7 @@ impl MariaDb {
             .output()
             .expect("run mariadb-install-db");
         assert!(made.status.success(), "mariadb-install-db: {made:?}");
+        let port = super::free_port();
         let child = Command::new(tool("mariadbd"))
             .args([
                 "--no-defaults",
@@ -46,7 +48,7 @@ impl MariaDb {
                 "--skip-log-bin",
             ])
             .args(small)
-            .arg(format!("--port={}", super::free_port()))
+            .arg(format!("--port={port}"))
             .arg(format!("--datadir={}", data.display()))
             .arg(format!("--socket={}", folder.path().join("s").display()))
             .arg(format!(
@@ -62,7 +64,11 @@ impl MariaDb {
             .stderr(Stdio::null())
             .spawn()
             .expect("start mariadbd");
-        let mut server = Self { child, folder };
+        let mut server = Self {
+            child,
+            port,
+            folder,
+        };
         wait_for("MariaDB to listen", || {
             assert!(
                 matches!(server.child.try_wait(), Ok(None)),
@@ -85,6 +91,11 @@ impl MariaDb {
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     fn log(&self) -> String {
@@ -153,6 +164,13 @@ impl MariaDb {
             .output()
             .expect("run mysqlslap");
         succeeded("mysqlslap", output);
+    }
+
+    /// A counter of the server's own.
+    pub fn status(&self, name: &str) -> u64 {
+        let shown = self.sql(&format!("SHOW GLOBAL STATUS LIKE '{name}'"));
+        let value = shown.trim().split('\t').nth(1).and_then(|v| v.parse().ok());
+        value.unwrap_or_else(|| panic!("{name}: {shown}"))
     }
 
     /// The server's own counters. Looking is itself one statement (`SHOW`) and one `Quit`.

@@ -1,14 +1,16 @@
 //! Real servers of a test's own: own data, own socket, loopback only, ended when dropped.
 
 mod mariadb;
+mod mariadb_client;
 mod nginx;
 mod postgres;
 mod redis;
 
 pub use mariadb::MariaDb;
+pub use mariadb_client::MariaDbClient;
 pub use nginx::{Logged, Nginx};
 pub use postgres::{LoggedStatement, Postgres};
-pub use redis::Redis;
+pub use redis::{Redis, RedisClient};
 
 use std::net::TcpListener;
 use std::process::Child;

@@ -59,6 +59,11 @@ impl Redis {
         self.child.id()
     }
 
+    /// The port that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A connection.
     pub fn connect(&self) -> RedisClient {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connect to redis");
@@ -82,13 +87,33 @@ pub struct RedisClient {
 impl RedisClient {
     /// Sends one command and returns the first line of the answer.
     pub fn ask(&mut self, command: &str) -> String {
+        self.send(command);
+        self.line()
+    }
+
+    /// Sends one command and does not wait.
+    pub fn send(&mut self, command: &str) {
         self.reader
             .get_mut()
             .write_all(format!("{command}\r\n").as_bytes())
             .expect("write to redis");
+    }
+
+    /// The next line that the server sends.
+    pub fn line(&mut self) -> String {
         let mut line = String::new();
         self.reader.read_line(&mut line).expect("read from redis");
         line.trim_end().to_owned()
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
+    /// The socket alone.
+    pub fn into_stream(self) -> TcpStream {
+        self.reader.into_inner()
     }
 
     /// Sends one command whose answer is a text of several lines, and returns it.

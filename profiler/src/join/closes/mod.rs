@@ -3,6 +3,8 @@
 //! A socket is followed by its address from its first transition to its last event. A close waits until its [`verdict`]
 //! is final: on the loopback some microseconds, else until the peer has acknowledged, at most [`PATIENCE`].
 
+mod calls;
+mod last;
 mod socket;
 mod tally;
 pub mod verdict;
@@ -16,6 +18,7 @@ use super::inventory::Older;
 use super::sockets::{Fields, MOST, Owner, Role};
 use crate::report::escape;
 use crate::report::model::{Count, Event, Step, Table, Value};
+use last::Lasts;
 pub use socket::Going;
 use socket::{Pending, Socket};
 use tally::Tallies;
@@ -91,10 +94,12 @@ pub struct Closes {
     waiting: VecDeque<(u64, u64, u64)>,
     /// Closes with a verdict that wait for what comes next, by socket.
     until_next: BTreeMap<u64, Shown>,
-    /// By thread: sockets that calls within a close named, with the times.
-    inside: HashMap<u32, VecDeque<(u64, u64)>>,
-    /// By thread: the last event of `last`.
-    last: HashMap<u32, (u64, Fields)>,
+    /// By thread: sockets that calls within a close named, with the times and what they captured.
+    inside: HashMap<u32, VecDeque<(u64, u64, Fields)>>,
+    /// By thread: a close that has begun, whose socket will be named on the same thread.
+    begun: HashMap<u32, Pending>,
+    /// What was done last, where that is not known by the socket.
+    last: Lasts,
     ready: VecDeque<Shown>,
     tallies: Tallies,
     closes: u64,
@@ -115,19 +120,22 @@ impl Closes {
     ) -> Self {
         let internal = ["owned", "exiting", "exit_code", "error", "inode", "state"];
         let own = [&join.socket, &join.from, &join.to].map(String::as_str);
+        let key = Lasts::capture(&spec.last_by);
         Self {
             spec: spec.clone(),
             from: join.from.clone(),
             taken: own
                 .iter()
                 .chain(&internal)
+                .chain(&key)
                 .map(|n| (*n).to_owned())
                 .collect(),
             sockets: HashMap::new(),
             waiting: VecDeque::new(),
             until_next: BTreeMap::new(),
             inside: HashMap::new(),
-            last: HashMap::new(),
+            begun: HashMap::new(),
+            last: Lasts::new(&spec.last_by),
             ready: VecDeque::new(),
             tallies: Tallies::new(spec.by.first().map_or("close", String::as_str), by_comm),
             closes: 0,
@@ -250,7 +258,7 @@ impl Closes {
                     .or(earlier.map(|c| *c)),
             };
             if let Some((variant, event, going)) = ended {
-                self.pend(socket, variant, event, going);
+                self.pend(socket, Pending::new(variant, event, going));
             }
         }
         self.settle(socket);
@@ -278,32 +286,15 @@ impl Closes {
         }
     }
 
-    /// A socket was named on a thread, within a call that closes it.
-    pub fn inside(&mut self, socket: u64, event: &Event) {
-        if self.inside.len() >= MOST_THREADS {
-            self.inside.clear();
-        }
-        let named = self.inside.entry(event.tid).or_default();
-        named.push_back((event.time_ns, socket));
-        if named.len() > 16 {
-            named.pop_front();
-        }
-    }
-
-    /// What was done last, on a thread or a socket.
-    pub fn last(&mut self, socket: Option<u64>, event: Event) {
-        let taken = &self.taken;
-        let fields = event.fields.into_iter();
-        let fields: Fields = fields
-            .filter(|(name, _)| !taken.iter().any(|t| **t == **name))
-            .collect();
-        if self.spec.last_by_thread {
-            if self.last.len() >= MOST_THREADS {
-                self.last.clear();
-            }
-            self.last.insert(event.tid, (event.time_ns, fields));
-        } else if let Some(socket) = socket.filter(|s| *s != 0) {
-            self.socket(socket, event.time_ns).last = Some((event.time_ns, fields));
+    /// What was done last: an event of probe number PROBE of `last`.
+    pub fn last(&mut self, probe: usize, socket: Option<u64>, mut event: Event) {
+        let mut fields = std::mem::take(&mut event.fields);
+        event.fields = fields.clone();
+        fields.retain(|(name, _)| !self.taken.iter().any(|t| **t == **name));
+        let of_socket = self.last.took(probe, &event, fields);
+        if let (Some(fields), Some(socket)) = (of_socket, socket.filter(|s| *s != 0)) {
+            let known = self.socket(socket, event.time_ns);
+            known.last.insert(probe, (event.time_ns, fields));
         }
     }
 
@@ -320,51 +311,12 @@ impl Closes {
         }
     }
 
-    /// The application closes a socket, or what it takes for one.
-    pub fn close(&mut self, socket: Option<u64>, variant: usize, event: Event) {
-        let socket = socket
-            .filter(|s| *s != 0)
-            .or_else(|| self.named_inside(&event));
-        let Some(socket) = socket else {
-            let why = match self.spec.inside.is_empty() {
-                true => "no TCP socket was found",
-                false => "no TCP socket was named within the call",
-            };
-            *self.unjoined.entry(why).or_default() += 1;
-            let mut pending = Pending::new(variant, event, None);
-            pending.why = Some(why);
-            let shown = pending.joined(&Socket::default(), false, &self.taken);
-            self.show(None, shown);
-            return;
-        };
-        if self
-            .sockets
-            .get(&socket)
-            .is_some_and(|s| s.pending.is_some())
-        {
-            self.force(socket);
-        }
-        let timeline = self.spec.timeline;
-        let known = self.socket(socket, event.time_ns);
-        if timeline {
-            // A call of several steps begins them.
-            let began = event.time_ns - event.latency_ns.unwrap_or(0);
-            known.step(of_event(&event, began), MOST_STEPS);
-        }
-        self.pend(socket, variant, event, None);
-        self.settle(socket);
-    }
-
-    fn named_inside(&self, call: &Event) -> Option<u64> {
-        let began = call.time_ns - call.latency_ns.unwrap_or(0);
-        let named = self.inside.get(&call.tid)?;
-        let within = named.iter().rev().find(|(time, _)| *time >= began);
-        within.map(|(_, socket)| *socket).filter(|s| *s != 0)
-    }
-
-    fn pend(&mut self, socket: u64, variant: usize, event: Event, going: Option<Going>) {
+    fn pend(&mut self, socket: u64, mut pending: Pending) {
         self.closes += 1;
-        let last = self.last.get(&event.tid).cloned();
+        if pending.last.is_empty() {
+            pending.last = self.last.before(&pending.event, self.spec.last.len());
+        }
+        let event = &pending.event;
         let now = event.time_ns;
         let Some(known) = self.sockets.get_mut(&socket) else {
             return;
@@ -374,16 +326,15 @@ impl Closes {
             let mut fields = event.fields.iter();
             fields.find(|(name, _)| **name == *state)?.1.as_u64()
         });
-        let mut pending = Pending::new(variant, event, going);
         if known.role.is_none()
             && let Some((role, state)) = pending.before(&mut self.older)
         {
             known.role = Some(role);
             state.into_iter().for_each(|s| known.ending.was_in(s));
         }
+        pending.last.append(&mut known.last);
         pending.number = self.closes;
         pending.state = captured.or((known.state != 0).then_some(known.state));
-        pending.last = last.or_else(|| known.last.take());
         known.bytes = pending.bytes(known.bytes);
         known.pending = Some(Box::new(pending));
         known.closed = true;
@@ -431,6 +382,11 @@ impl Closes {
 
     /// Shows closes that have waited for too long, at NOW, in nanoseconds since the UNIX epoch.
     pub fn due(&mut self, now: u64) {
+        let late = |_: &u32, begun: &mut Pending| now >= begun.event.time_ns + PATIENCE;
+        let late: Vec<_> = self.begun.extract_if(late).collect();
+        for (_, close) in late {
+            self.unjoined(close);
+        }
         while let Some((since, socket, number)) = self.waiting.front().copied() {
             let pending = self.sockets.get(&socket).and_then(|s| s.pending.as_ref());
             if pending.is_some_and(|p| p.number == number) {
@@ -459,7 +415,7 @@ impl Closes {
             let closer = known.and_then(|k| k.closer.take_if(|c| !k.closed && c.2.is_some()));
             if let Some(closer) = closer {
                 let (variant, event, going) = *closer;
-                self.pend(socket, variant, event, going);
+                self.pend(socket, Pending::new(variant, event, going));
                 self.force(socket);
             }
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
+use super::last::Last;
 use super::verdict::{Ending, Verdict, state};
 use super::{Moment, Shown, add};
 use crate::join::inventory::Older;
@@ -47,7 +48,7 @@ pub struct Socket {
     /// The transition by which a thread has ended it without a close that was seen: the record's variant and event.
     pub closer: Option<Box<(usize, Event, Option<Going>)>>,
     /// What was done with it last, and when.
-    pub last: Option<(u64, Fields)>,
+    pub last: Last,
     /// What happened to it, where that is kept.
     pub steps: VecDeque<Step>,
     /// The close that waits for its verdict.
@@ -85,7 +86,7 @@ pub struct Pending {
     /// The socket's state then.
     pub state: Option<u64>,
     /// What was done before, and when.
-    pub last: Option<(u64, Fields)>,
+    pub last: Last,
     /// Why it has no socket.
     pub why: Option<&'static str>,
 }
@@ -99,7 +100,7 @@ impl Pending {
             going,
             number: 0,
             state: None,
-            last: None,
+            last: Last::new(),
             why: None,
         }
     }
@@ -158,13 +159,16 @@ impl Pending {
             let at = captured.iter().position(|(there, _)| **there == *name)?;
             Some(captured.remove(at).1)
         };
-        let hint =
-            take("cause").filter(|v| !matches!(v, Value::Missing(_)) && v.as_u64() != Some(0));
+        let said = said(
+            &self.last,
+            matches!(verdict, Verdict::Peer | Verdict::PeerReset),
+        );
+        let hint = said.or(take("cause").filter(tells));
         let open = ending.first.is_none() && self.state == Some(state::ESTABLISHED) && !ending.gone;
         let sent = take("bytes_sent");
         let told = ending.cause(verdict, sent.as_ref().and_then(Value::as_u64), began);
         let cause = match (self.why, self.going) {
-            (Some(why), _) => Value::Name(why.to_owned()),
+            (Some(why), _) => hint.unwrap_or(Value::Name(why.to_owned())),
             (None, Some(going)) => Value::Name(going.words()),
             (None, None) if verdict == Verdict::Unknown && lost => {
                 Value::Name("events were lost".to_owned())
@@ -212,13 +216,15 @@ impl Pending {
         ];
         event.fields = fields.map(|(name, value)| (Arc::from(name), value)).into();
         add(&mut event, captured);
-        if let Some((time, fields)) = self.last {
-            let since = began.saturating_sub(time);
+        for (time, fields) in self.last.into_values() {
+            let told = |name: &str| name == "cause" || name == "by_peer";
+            let fields = fields.into_iter().filter(|(name, _)| !told(name));
+            let more = fields.clone().next().is_some();
             add(&mut event, fields);
-            add(
-                &mut event,
-                [(Arc::from("since_last_ns"), Value::Duration(since))],
-            );
+            if more {
+                let since = Value::Duration(began.saturating_sub(time));
+                add(&mut event, [(Arc::from("since_last_ns"), since)]);
+            }
         }
         event.nobody = false;
         event.steps = known.steps.iter().cloned().collect();
@@ -229,4 +235,21 @@ impl Pending {
             event,
         }
     }
+}
+
+/// The cause that one of the LAST events told; where the peer was FIRST, one that is the peer's doing.
+fn said(last: &Last, first: bool) -> Option<Value> {
+    last.values().find_map(|(_, fields)| {
+        let named = |name: &str| {
+            let value = &fields.iter().find(|(there, _)| **there == *name)?.1;
+            tells(value).then_some(value)
+        };
+        let counts = !first || named("by_peer").is_some();
+        named("cause").filter(|_| counts).cloned()
+    })
+}
+
+/// Whether a captured cause is one.
+fn tells(v: &Value) -> bool {
+    !matches!(v, Value::Missing(_)) && v.as_u64() != Some(0)
 }

@@ -219,12 +219,16 @@ fn a_descriptor_that_is_not_the_last_is_no_close() {
 fn a_call_is_joined_by_what_it_did_and_with_what_was_done_last() {
     let mut j = join(recipes::Closes {
         inside: vec!["shut".into()],
-        last: Some("statement".into()),
-        last_by_thread: true,
+        last: vec!["statement".into()],
+        last_by: recipes::LastBy::Thread,
         ..recipes::Closes::default()
     });
     change(&mut j, 100, (3, 1), false);
-    j.last(None, event(150, "statement", &[("sql", name("SELECT 1"))]));
+    j.last(
+        0,
+        None,
+        event(150, "statement", &[("sql", name("SELECT 1"))]),
+    );
     change(&mut j, 200, (1, 8), false);
     j.inside(SOCKET, &event(320, "shut", &[]));
     let call = Event {

@@ -47,6 +47,7 @@ impl Checker<'_> {
             "ntop" | "endpoint" => return self.address(n, name, args),
             "ntohs" | "ntohl" | "ntohll" => return self.host_order(n, name, &args[0]),
             "errno" => return self.errno(n, &args[0]),
+            "called_by" => return self.called_by(n, &args[0]),
             _ => {}
         }
         let addr = self.scalar(&args[0], &format!("`{name}()`"))?;
@@ -250,6 +251,32 @@ impl Checker<'_> {
 }
 
 impl Checker<'_> {
+    /// `called_by("f")`: where the probed function returns to, as the stack has it at its entry, is in f.
+    fn called_by(&self, n: &Node, arg: &Node) -> Result<Checked> {
+        let fault = |what: String| Fault::new(n.span.clone(), what);
+        if self.scope.provider.is_kernel() {
+            let what = format!(
+                "`called_by()` looks at a program's stack, and this is {}",
+                self.scope.provider.describe()
+            );
+            return Err(fault(what));
+        }
+        let Syntax::Text(name) = &arg.kind else {
+            let fault = Fault::new(arg.span.clone(), "a function is named by a text in quotes");
+            return Err(fault.help(usage("called_by")));
+        };
+        let Some(info) = self.info else {
+            return Ok(Checked::deferred(&n.span));
+        };
+        let found = info.called_by(&String::from_utf8_lossy(name));
+        let found = found.map_err(|why| fault(format!("`called_by()`: {why}")))?;
+        Ok(Checked::plain(super::debug::typed(
+            found,
+            Type::INT,
+            &n.span,
+        )))
+    }
+
     /// `errno(e)`: the same integer, which is shown as the name of an error where it is one, negated.
     fn errno(&self, n: &Node, arg: &Node) -> Result<Checked> {
         let c = self.scalar(arg, "`errno()`")?;
@@ -327,6 +354,7 @@ pub(super) fn usage(function: &str) -> &'static str {
         "str" => "str(p) is the text at p up to its NUL, str(p, n) the text of n bytes",
         "chars" => "chars(p, n) is the text in the array of n characters at p",
         "reg" => "reg(\"rdi\") is the register rdi at the hit",
+        "called_by" => "called_by(\"main\") is 1 where the function returns into main, else 0",
         "buf" => "buf(p, n) is the n bytes at p",
         "sock" => {
             "sock(fd) is the kernel's struct sock behind a descriptor: sock(arg0)->__sk_common.skc_dport"

@@ -23,8 +23,19 @@ pub(super) const BUILTINS: &[Builtin] = &[
 ];
 
 pub(super) const FUNCTIONS: &[&str] = &[
-    "str", "buf", "chars", "reg", "after", "sock", "ntop", "endpoint", "ntohs", "ntohl", "ntohll",
+    "str",
+    "buf",
+    "chars",
+    "reg",
+    "after",
+    "sock",
+    "ntop",
+    "endpoint",
+    "ntohs",
+    "ntohl",
+    "ntohll",
     "errno",
+    "called_by",
 ];
 
 /// What bpftrace knows and this language does not: said so, rather than "unknown".
