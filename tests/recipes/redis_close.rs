@@ -177,7 +177,8 @@ fn process(server: &Redis) -> (u16, Truth) {
         for _ in 0..2 {
             std::io::BufRead::read_line(&mut output, &mut line).ok()?;
         }
-        Some(assert_eq!(line, "OK\nOK\n"))
+        assert_eq!(line, "OK\nOK\n");
+        Some(())
     });
     child.kill().expect("kill redis-cli");
     child.wait().expect("its end");

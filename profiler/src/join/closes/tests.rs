@@ -250,6 +250,106 @@ fn a_call_is_joined_by_what_it_did_and_with_what_was_done_last() {
     assert_eq!(j.notes().len(), 1, "{:?}", j.notes());
 }
 
+/// As mysql-close: a statement by its connection, an error by its thread, and a close that is seen at its entry.
+fn by_connection() -> Closes {
+    join(recipes::Closes {
+        inside: vec!["socket".into()],
+        last: ["statement", "failed", "quit"].map(String::from).into(),
+        last_by: recipes::LastBy::Capture("connection".into()),
+        ..recipes::Closes::default()
+    })
+}
+
+const CONNECTION: (&str, Value) = ("connection", Value::Uint(0x7000));
+
+fn close_at_entry(j: &mut Closes, time_ns: u64, tid: u32) {
+    let close = event(time_ns, "close", &[CONNECTION]);
+    j.close(None, 0, Event { tid, ..close });
+}
+
+#[test]
+fn what_was_done_last_is_told_by_a_value_in_common_else_by_the_thread() {
+    let mut j = by_connection();
+    change(&mut j, 100, (3, 1), false);
+    let statement = event(150, "statement", &[CONNECTION, ("sql", name("SELECT 1"))]);
+    // The pool's threads take turns.
+    j.last(
+        0,
+        None,
+        Event {
+            tid: 9,
+            ..statement
+        },
+    );
+    j.last(1, None, event(160, "failed", &[("cause", name("timeout"))]));
+    close_at_entry(&mut j, 200, 8);
+    assert!(j.next().is_none(), "its socket is not known yet");
+    j.inside(SOCKET, &event(210, "socket", &[("fd", Value::Int(44))]));
+    change(&mut j, 220, (1, 4), true);
+    change(&mut j, 230, (4, 5), false);
+    let shown = j.next().expect("the application");
+    assert_eq!(field(&shown, "verdict"), &name("app"));
+    assert_eq!(field(&shown, "cause"), &name("timeout"));
+    assert_eq!(field(&shown, "fd"), &Value::Int(44));
+    assert_eq!(field(&shown, "sql"), &name("SELECT 1"));
+    assert_eq!(field(&shown, "since_last_ns"), &Value::Duration(50));
+    assert!(!shown.event.fields.iter().any(|(n, _)| **n == *"connection"));
+    // All of it was that close's: the next connection has the same address, thread and socket.
+    change(&mut j, 300, (3, 1), false);
+    change(&mut j, 310, (1, 8), false);
+    close_at_entry(&mut j, 320, 8);
+    j.inside(SOCKET, &event(330, "socket", &[]));
+    let shown = j.next().expect("the peer");
+    assert_eq!(field(&shown, "cause"), &Value::Missing(""));
+    assert!(!shown.event.fields.iter().any(|(n, _)| **n == *"sql"));
+}
+
+#[test]
+fn a_cause_counts_where_the_peer_was_not_first_unless_it_is_the_peer_s() {
+    for (by_peer, cause) in [(0, Value::Missing("")), (1, name("quit"))] {
+        let mut j = by_connection();
+        change(&mut j, 100, (3, 1), false);
+        change(&mut j, 110, (1, 8), false);
+        let said = [
+            CONNECTION,
+            ("cause", name("quit")),
+            ("by_peer", Value::Uint(by_peer)),
+        ];
+        j.last(2, None, event(120, "quit", &said));
+        close_at_entry(&mut j, 130, 8);
+        j.inside(SOCKET, &event(140, "socket", &[]));
+        let shown = j.next().expect("the peer");
+        assert_eq!(field(&shown, "verdict"), &name("peer"));
+        assert_eq!(field(&shown, "cause"), &cause);
+        assert!(!shown.event.fields.iter().any(|(n, _)| **n == *"by_peer"));
+    }
+}
+
+#[test]
+fn a_close_whose_socket_is_never_named_is_shown_with_its_cause() {
+    let mut j = by_connection();
+    j.last(
+        2,
+        None,
+        event(90, "quit", &[CONNECTION, ("cause", name("quit"))]),
+    );
+    close_at_entry(&mut j, 100, 8);
+    // The next one on the thread ends the wait, and so does time.
+    j.last(
+        0,
+        None,
+        event(150, "statement", &[CONNECTION, ("sql", name("SELECT 2"))]),
+    );
+    close_at_entry(&mut j, 200, 8);
+    let shown = j.next().expect("the first");
+    assert_eq!(field(&shown, "verdict"), &name("unknown"));
+    assert_eq!(field(&shown, "cause"), &name("quit"));
+    assert!(!shown.event.fields.iter().any(|(n, _)| **n == *"sql"));
+    j.due(200 + PATIENCE);
+    let shown = j.next().expect("the second");
+    assert_eq!(field(&shown, "sql"), &name("SELECT 2"));
+}
+
 #[test]
 fn a_timeline_is_shown_whole() {
     let mut j = join(recipes::Closes {
