@@ -116,6 +116,8 @@ pub(crate) enum MapRef {
     Scratch,
     /// The probe's open calls.
     Frames,
+    /// The same, with their threads.
+    Kept,
     /// The probe's keyed aggregation.
     Table,
     /// Stacks that are parts of keys.

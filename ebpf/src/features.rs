@@ -13,7 +13,7 @@ use crate::engine::Engine;
 use crate::expr::Expr;
 use crate::helper;
 use crate::link::PerfSource;
-use crate::maps::create_map;
+use crate::maps::{create_map, create_task_storage};
 use crate::program::Part;
 use crate::site::KernelHook;
 use crate::spec::{
@@ -111,6 +111,11 @@ pub(crate) fn has_cmpxchg() -> bool {
     asm.constant(Reg::R1, 1);
     asm.atomic_cmpxchg(Reg::R10, -8, Reg::R1);
     load(finish(asm), bpf_prog_type::BPF_PROG_TYPE_KPROBE, 0, None).is_ok()
+}
+
+/// Whether programs on functions may keep so many bytes with the thread that they run on (Linux 5.11).
+pub(crate) fn has_task_storage(bytes: u32) -> bool {
+    create_task_storage(bytes).is_ok()
 }
 
 fn has_links(attach_type: u32, kfunc: Option<Kfunc>) -> io::Result<()> {

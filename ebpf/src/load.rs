@@ -133,7 +133,7 @@ impl Loader<'_> {
         spec: &ProbeSpec,
         maps: &mut Maps,
     ) -> Result<Loaded, Error> {
-        maps.need_frames(index, spec, mechanism, self.options)?;
+        maps.need_frames(index, spec, mechanism, self.target, self.options)?;
         let parts = Part::of(spec, mechanism);
         let without = mechanism == Mechanism::Perf && parts.iter().any(|p| uses_cookie(spec, *p));
         if without && self.options.oldest {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use aya::maps::MapData;
+use aya::maps::{MapData, MapError};
 use aya_obj::generated::bpf_map_type;
 
 use crate::asm::MapRef;
@@ -11,8 +11,9 @@ use crate::error::Error;
 use crate::layout::{
     FrameKind, KeyLayout, RecordLayout, frame_key, hist_words, kept_stack, table_value, thread,
 };
-use crate::program::{CHAIN, TOPS, Target, frame_name, keeps_stacks};
+use crate::program::{CHAIN, TOPS, Target, array_bytes, frame_name, keeps_stacks};
 use crate::spec::{Action, EngineOptions, FrameName, Mechanism, On, ProbeSpec, Scale};
+use crate::sys;
 use crate::syscalls::SYSCALLS;
 
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -52,6 +53,8 @@ pub(crate) struct Maps {
     pub pids: Option<MapData>,
     /// By probe.
     pub frames: Vec<Option<MapData>>,
+    /// Frames that are kept with their threads; see `program::kept`.
+    kept: Vec<Option<MapData>>,
     pub tables: Vec<Option<MapData>>,
 }
 
@@ -69,10 +72,29 @@ pub(crate) fn create_map(
         what: what.to_string(),
         bytes: u64::from(key + value) * u64::from(entries),
         source: match e {
-            aya::maps::MapError::CreateError { io_error, .. } => io_error,
+            MapError::CreateError { io_error, .. } => io_error,
             other => io::Error::other(other),
         },
     })
+}
+
+/// Creates memory of so many bytes (a multiple of 8) for each thread that asks for it.
+pub(crate) fn create_task_storage(bytes: u32) -> io::Result<MapData> {
+    // The kernel wants to know the types of keys and values (Documentation/bpf/btf.rst): number 1 is what userspace calls
+    // a thread by, number 2 a structure without members.
+    const STRINGS: &[u8] = b"\0int\0frames\0";
+    let types = [
+        [1, 1 << 24, 4, 1 << 24 | 32].as_slice(),
+        &[5, 4 << 24, bytes],
+    ]
+    .concat();
+    let size = 4 * types.len() as u32;
+    let header = [0x1_eb9f, 24, 0, size, size, STRINGS.len() as u32];
+    let words = header.iter().chain(&types).flat_map(|w| w.to_le_bytes());
+    let btf: Vec<u8> = words.chain(STRINGS.iter().copied()).collect();
+    let types = sys::btf_load(&btf)?;
+    let fd = sys::task_storage("uprof_kept", bytes, types.as_fd(), (1, 2))?;
+    MapData::from_fd(fd).map_err(io::Error::other)
 }
 
 /// The map of a keyed aggregation, if `probe` is one.
@@ -226,6 +248,7 @@ impl Maps {
                 false => None,
             },
             frames: probes.iter().map(|_| None).collect(),
+            kept: probes.iter().map(|_| None).collect(),
             tables,
         })
     }
@@ -236,9 +259,21 @@ impl Maps {
         index: usize,
         spec: &ProbeSpec,
         mechanism: Mechanism,
+        target: &Target,
         options: &EngineOptions,
     ) -> Result<(), Error> {
         let kind = FrameKind::of(spec);
+        if let Some(bytes) = array_bytes(spec).filter(|_| target.task_storage)
+            && mechanism == Mechanism::Session
+        {
+            let map = create_task_storage(bytes).map_err(|source| Error::Map {
+                what: "open calls of a thread".into(),
+                bytes: bytes.into(),
+                source,
+            })?;
+            self.kept[index] = Some(map);
+            return Ok(());
+        }
         let in_map = match kind {
             FrameKind::None => false,
             FrameKind::Time => mechanism != Mechanism::Session,
@@ -275,6 +310,7 @@ impl Maps {
             MapRef::Threads => self.threads.as_ref(),
             MapRef::Syscalls => self.syscalls.as_ref(),
             MapRef::Frames => self.frames.get(probe)?.as_ref(),
+            MapRef::Kept => self.kept.get(probe)?.as_ref(),
             MapRef::Table => self.tables.get(probe)?.as_ref(),
         };
         Some(map?.fd().as_fd())

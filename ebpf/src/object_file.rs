@@ -132,6 +132,7 @@ impl File<'_> {
                 MapRef::Threads => "threads".to_string(),
                 MapRef::Syscalls => "syscalls".to_string(),
                 MapRef::Frames => format!("frames_{probe}"),
+                MapRef::Kept => format!("kept_{probe}"),
                 MapRef::Table => format!("keys_{probe}"),
             };
             let symbol = self.map(name);

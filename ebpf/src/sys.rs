@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_prog_info, bpf_prog_type};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_map_type, bpf_prog_info, bpf_prog_type};
 
 use crate::asm::Insn;
 
@@ -107,6 +107,38 @@ fn put_name(to: &mut [c_char; 16], name: &str) {
             b'_' as c_char
         };
     }
+}
+
+/// Loads descriptions of types.
+pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = attr();
+    // SAFETY: of the union's fields this is the one that BPF_BTF_LOAD reads.
+    let u = unsafe { &mut attr.__bindgen_anon_7 };
+    u.btf = btf.as_ptr() as u64;
+    u.btf_size = btf.len() as u32;
+    bpf_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+}
+
+/// Creates a map of memory for threads (Linux 5.11): `bytes` each, the types of keys and values as numbers in `btf`.
+pub(crate) fn task_storage(
+    name: &str,
+    bytes: u32,
+    btf: BorrowedFd<'_>,
+    (key, value): (u32, u32),
+) -> io::Result<OwnedFd> {
+    const BPF_F_NO_PREALLOC: u32 = 1;
+    let mut attr = attr();
+    // SAFETY: of the union's fields this is the one that BPF_MAP_CREATE reads.
+    let u = unsafe { &mut attr.__bindgen_anon_1 };
+    u.map_type = bpf_map_type::BPF_MAP_TYPE_TASK_STORAGE as u32;
+    u.key_size = 4;
+    u.value_size = bytes;
+    u.map_flags = BPF_F_NO_PREALLOC;
+    put_name(&mut u.map_name, name);
+    u.btf_fd = btf.as_raw_fd() as u32;
+    u.btf_key_type_id = key;
+    u.btf_value_type_id = value;
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr)
 }
 
 /// Where a `uprobe_multi` link attaches.

@@ -450,9 +450,15 @@ fn a_filtered_call_clears_the_place_of_one_that_was_left() {
 }
 
 #[test]
-fn a_session_that_keeps_only_the_time_has_no_frames_to_tell_of() {
+fn a_session_that_keeps_little_of_its_calls_has_no_frames_to_tell_of() {
     let _alone = alone();
-    for (saved, abandoned, open) in [(vec![], 0, 0), (vec![Capture::Int(arg(0))], 3, 1)] {
+    let word = Capture::Int(arg(0));
+    let text = Capture::Str {
+        addr: arg(0),
+        len: None,
+        limit: 64,
+    };
+    for (saved, abandoned, open) in [(vec![], 0, 0), (vec![word], 3, 0), (vec![text], 3, 1)] {
         let options = ways().swap_remove(0).1;
         let mut engine = load(call(saved, latency()), &options);
         attach_sites(&mut engine, &[site(at!(uprof_exits_leave), 0)]);

@@ -764,9 +764,10 @@ fn errors_name_the_probe_and_the_expression() {
         "probe entry: the filter: there is no return value or latency at entry"
     );
     let mut deep = arg(0);
-    for _ in 0..70 {
+    for n in 0..70 {
+        // (One that came twice would be made once.)
         let side = Expr::Load {
-            addr: Box::new(arg(1)),
+            addr: Box::new(op(BinOp::Add, arg(1), Expr::Const(n))),
             ty: uprof_ebpf::expr::IntType::U64,
         };
         deep = op(BinOp::Add, side, deep);

@@ -24,7 +24,9 @@ use crate::link::{Lingering, Link, PerfSource};
 use crate::load::{Found, Loaded, Loader};
 use crate::maps::Maps;
 use crate::object_file;
-use crate::program::{Chains, Part, Pending, ScratchLayout, SiteSource, Target, returns};
+use crate::program::{
+    Chains, Part, Pending, ScratchLayout, SiteSource, Target, array_bytes, returns,
+};
 use crate::spec::{Action, EngineOptions, Mechanism, On, ProbeSpec, Returns};
 use crate::sys;
 
@@ -82,11 +84,13 @@ fn target(probes: &[ProbeSpec], options: &EngineOptions, atomics: bool) -> Resul
         .ring_bytes
         .clamp(least.min(1 << 30), 1 << 30)
         .next_power_of_two();
+    let kept = probes.iter().filter_map(array_bytes).max();
     Ok(Target {
         atomics,
         chains: Chains::of(probes),
         pending: Pending::find(),
         pid_test: options.oldest || !features::kernel_filters_pid(),
+        task_storage: atomics && kept.is_some_and(features::has_task_storage),
         ring_bytes,
         scratch,
         state,
@@ -155,7 +159,7 @@ impl Engine {
         let mut loaded = Vec::new();
         for (index, spec) in probes.iter().enumerate() {
             if spec.on != On::Program {
-                maps.need_frames(index, spec, Mechanism::Perf, options)?;
+                maps.need_frames(index, spec, Mechanism::Perf, &target, options)?;
                 loaded.push(None);
                 continue;
             }

@@ -37,8 +37,9 @@ impl Engine {
     }
 
     /// The open calls of a probe, in no order, once the engine is detached. Where the kernel
-    /// pairs entry and return and nothing is kept of a call but its time (session programs that
-    /// save nothing) there are no frames: the list is empty, whatever [`crate::Counters`] say.
+    /// pairs entry and return and what is kept of a call is its time, or little with its thread (session
+    /// programs that save nothing, or a few integers) nobody tells: the list is empty, whatever
+    /// [`crate::Counters`] say.
     /// Calls that were filtered, but kept open for `keep`, are not in it.
     pub fn open_calls(&self, probe: usize) -> Result<Vec<OpenCall>, Error> {
         let (Some(Some(map)), Some(spec)) = (self.maps.frames.get(probe), self.probes.get(probe))

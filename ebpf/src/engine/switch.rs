@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::layout::{FrameKind, TURN};
 use crate::link::{self, Link};
 use crate::load::{Loaded, Loader};
-use crate::program::{Part, returns, turn};
+use crate::program::{Part, array_bytes, returns, turn};
 use crate::site::AttachSite;
 use crate::spec::{Mechanism, On, ProbeKind, ProbeSpec, Returns};
 
@@ -136,7 +136,9 @@ impl Engine {
         }
         let mechanism = former.loaded.as_ref().map(|l| l.mechanism);
         let session = mechanism == Some(Mechanism::Session);
-        if session && FrameKind::of(&former.spec) == FrameKind::Time {
+        let in_map = FrameKind::of(&former.spec) != FrameKind::Time
+            && !(self.target.task_storage && array_bytes(&former.spec).is_some());
+        if session && !in_map {
             let links = former.entries.into_iter().map(|link| (probe, link));
             self.return_links.extend(links);
         } else {

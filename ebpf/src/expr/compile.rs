@@ -5,6 +5,7 @@
 //! one side is a leaf. A fault jumps to the label that the caller gives.
 
 use super::input::Space;
+use super::share::Shared;
 use super::{BinOp, Builtin, BytesSource, Expr, IntType, MAX_LITERAL, Phase, Spent, UnOp};
 use crate::arch;
 use crate::asm::{Alu, Asm, Cmp, Label, Reg, Size};
@@ -54,6 +55,7 @@ pub(crate) struct Emitter<'a> {
     pub chained: Option<Chained>,
     /// Layout of the frame in R8, at the return.
     pub frame: Option<&'a RecordLayout>,
+    pub(super) shared: Shared,
 }
 
 impl<'a> Emitter<'a> {
@@ -69,6 +71,7 @@ impl<'a> Emitter<'a> {
             jumped: None,
             chained: None,
             frame: None,
+            shared: Shared::default(),
         }
     }
 
@@ -150,6 +153,7 @@ impl<'a> Emitter<'a> {
                 check_type(*ty)?;
                 self.expr(addr, fault)?;
                 self.read(*ty, self.space(addr), fault)?;
+                self.keep(expr);
             }
             Expr::Unary(op, e) => {
                 self.expr(e, fault)?;
@@ -183,10 +187,13 @@ impl<'a> Emitter<'a> {
                 let (other, end) = (self.asm.label(), self.asm.label());
                 self.expr(c, fault)?;
                 self.asm.jump_if_imm(Cmp::Eq, R0, 0, other);
+                let scope = self.scope();
                 self.expr(a, fault)?;
+                self.end_scope(scope);
                 self.asm.jump(end);
                 self.asm.bind(other);
                 self.expr(b, fault)?;
+                self.end_scope(scope);
                 self.asm.bind(end);
             }
             Expr::BytesEq { what, literal } => self.bytes_eq(what, literal, fault)?,
@@ -311,7 +318,9 @@ impl<'a> Emitter<'a> {
         let decides = if or { Cmp::Ne } else { Cmp::Eq };
         self.expr(a, fault)?;
         self.asm.jump_if_imm(decides, R0, 0, decided);
+        let scope = self.scope();
         self.expr(b, fault)?;
+        self.end_scope(scope);
         self.asm.jump_if_imm(decides, R0, 0, decided);
         self.asm.constant(R0, u64::from(!or));
         self.asm.jump(end);

@@ -47,6 +47,9 @@ impl Emitter<'_> {
 
     /// Where `expr` lies in memory that programs may load from, if it does.
     fn place(&self, expr: &Expr) -> Result<Option<(Reg, i16, IntType)>, Reason> {
+        if let Some(made) = self.made(expr) {
+            return Ok(Some(made));
+        }
         let at_return = self.phase == Phase::Return;
         let word = |(base, offset)| Ok(Some((base, offset, IntType::U64)));
         match expr {

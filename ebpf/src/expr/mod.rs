@@ -8,6 +8,7 @@
 pub(crate) mod compile;
 mod eval;
 pub(crate) mod input;
+pub(crate) mod share;
 
 pub(crate) use compile::Chained;
 pub use eval::{Env, Fault, eval};

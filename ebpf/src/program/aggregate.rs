@@ -115,6 +115,7 @@ impl Program<'_> {
     ) -> Result<(), Reason> {
         let at = place + slot.offset as i16;
         let (fault, end) = (self.emit.asm.label(), self.emit.asm.label());
+        let scope = self.emit.scope();
         match part {
             KeyPart::Int(e) => {
                 self.emit.expr(e, fault)?;
@@ -147,6 +148,7 @@ impl Program<'_> {
                 self.emit.asm.jump_if_imm(Cmp::Slt, R0, 0, fault);
             }
         }
+        self.emit.end_scope(scope);
         self.emit.asm.jump(end);
         self.emit.asm.bind(fault);
         if let KeyPart::Buf { .. } = part {

@@ -4,8 +4,8 @@
 //! calls share, recursion and threads included; with several sites the site too, since a tail
 //! call enters the next function with the same stack pointer. Where stacks move or are shared
 //! their owner is part of the name. In a session program the kernel pairs entry and return and
-//! carries the time; a frame is needed only for what was captured. In the kernel it is the kernel's
-//! stack, and for a system call the thread.
+//! carries the time; a frame is needed only for what was captured, and where it is small `kept` has
+//! it. In the kernel it is the kernel's stack, and for a system call the thread.
 //!
 //! A frame is removed at its return. One left behind (longjmp, exception) is overwritten by the
 //! next call at that place, or removed by it if it is filtered: then it is counted as abandoned.
@@ -36,7 +36,8 @@ impl Program<'_> {
         match self.frame {
             FrameKind::None => false,
             FrameKind::Time => !self.session(),
-            FrameKind::Running | FrameKind::Record => true,
+            FrameKind::Record => !self.keeps_with_thread(),
+            FrameKind::Running => true,
         }
     }
 
@@ -55,14 +56,15 @@ impl Program<'_> {
         if let Some(slot) = deferred {
             self.emit.asm.store_imm(Size::DW, R10, slot, 0);
         }
+        self.share()?;
         self.filter("the filter", &spec.filter, reject)?;
         let go_on = self.emit.asm.label();
         self.emit.asm.bind(go_on);
         self.leave_if_nested()?;
         self.enter_chain(true)?;
         match self.frame {
-            _ if !self.has_frames() => self.remember_in_cookie(),
             FrameKind::Record => self.remember_record(deferred, unreadable, full)?,
+            _ if !self.has_frames() => self.remember_in_cookie(),
             _ => self.remember_time(unreadable, full)?,
         }
         self.emit.asm.constant(R0, 0);
@@ -214,16 +216,13 @@ impl Program<'_> {
         unreadable: Label,
         full: Label,
     ) -> Result<(), Wrong> {
-        self.frame_key(0, unreadable)?;
-        let zeros = self.target.state.zeros;
-        self.insert_frame(|emit| emit.asm.map_value(R3, MapRef::State, zeros), full);
-        self.find_frame(full);
-        let asm = &mut self.emit.asm;
-        asm.call(helper::GET_CURRENT_PID_TGID);
-        asm.store(Size::DW, R8, header::PID_TGID, R0);
-        asm.mov(R1, R8);
-        asm.alu_imm(Alu::Add, R1, header::COMM.into());
-        self.read_caller();
+        let kept = match self.keeps_with_thread() {
+            true => Some(self.open_kept(full)?),
+            false => None,
+        };
+        if kept.is_none() {
+            self.insert_record(unreadable, full)?;
+        }
         let spec = self.spec;
         let ProbeKind::Call { saved, .. } = &spec.kind else {
             return Ok(());
@@ -245,6 +244,24 @@ impl Program<'_> {
         }
         asm.call(helper::KTIME_GET_NS);
         asm.store(Size::DW, R8, header::TIME, R0);
+        if let Some(index) = kept {
+            self.point_to_kept(index);
+        }
+        Ok(())
+    }
+
+    /// R8 = a new record among the open calls.
+    fn insert_record(&mut self, unreadable: Label, full: Label) -> Result<(), Wrong> {
+        self.frame_key(0, unreadable)?;
+        let zeros = self.target.state.zeros;
+        self.insert_frame(|emit| emit.asm.map_value(R3, MapRef::State, zeros), full);
+        self.find_frame(full);
+        let asm = &mut self.emit.asm;
+        asm.call(helper::GET_CURRENT_PID_TGID);
+        asm.store(Size::DW, R8, header::PID_TGID, R0);
+        asm.mov(R1, R8);
+        asm.alu_imm(Alu::Add, R1, header::COMM.into());
+        self.read_caller();
         Ok(())
     }
 
@@ -380,6 +397,7 @@ impl Program<'_> {
 
     pub(super) fn call_return(&mut self) -> Result<(), Wrong> {
         self.emit.phase = Phase::Return;
+        self.emit.forget_reads();
         let spec = self.spec;
         let ProbeKind::Call { filter, .. } = &spec.kind else {
             return Ok(());
@@ -433,6 +451,11 @@ impl Program<'_> {
 
     /// R1 = the time of the entry, R8 = the frame if there is one.
     fn entry_time(&mut self, none: Label) -> Result<(), Wrong> {
+        if self.keeps_with_thread() {
+            self.close_kept(none);
+            self.emit.asm.load(Size::DW, R1, R8, header::TIME);
+            return Ok(());
+        }
         if let (false, Some(now)) = (self.has_frames(), self.now) {
             self.time_of_cookie(now, none);
             return Ok(());

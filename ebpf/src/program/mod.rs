@@ -3,11 +3,12 @@
 //! Registers, throughout: R6 the task's registers, R7 the probe's block of counters in this CPU's
 //! shard, R8 the record being built or the call's frame, R9 the end of its bytes or a histogram's
 //! value. `flow` below reads top to bottom as a hit does; `record` builds and sends records,
-//! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `exit` which of them an instruction
-//! ends, `running` what runs on a thread, `nesting` which returns the kernel will not see, `chain`
-//! which open call is around which, `turn` which of two programs counts an entry,
-//! `sample` which hits are left out, `spent` where the time of a call went and `clocks` what tells, `stack` stacks, `kernel` what is particular to probes on the
-//! kernel.
+//! `aggregate` and `add` counts, histograms and statistics, `frame` open calls, `kept` those that
+//! are kept with their thread, `exit` which of them an instruction ends, `running` what runs on a
+//! thread, `nesting` which returns the kernel will not see, `chain` which open call is around
+//! which, `turn` which of two programs counts an entry, `sample` which hits are left out, `reads`
+//! the filter and what is read once for all that ask for it, `spent` where the time of a call went
+//! and `clocks` what tells, `stack` stacks, `kernel` what is particular to probes on the kernel.
 
 mod add;
 mod aggregate;
@@ -16,8 +17,10 @@ mod check;
 pub(crate) mod clocks;
 pub(crate) mod exit;
 mod frame;
+mod kept;
 mod kernel;
 mod nesting;
+mod reads;
 mod record;
 mod running;
 mod sample;
@@ -31,9 +34,9 @@ mod vm;
 
 use crate::asm::{Alu, Cmp, Code, Kfunc, Label, MapRef, Reg, Size};
 use crate::error::Error;
+use crate::expr::Phase;
 use crate::expr::compile::{Emitter, Reason};
 use crate::expr::input::MAX_KERNEL_ARGS;
-use crate::expr::{Expr, Phase};
 use crate::helper;
 use crate::layout::{
     Block, Counter, FrameKind, MAX_PIDS, MAX_VALUE, PIDS, RecordLayout, StateLayout, header,
@@ -44,6 +47,7 @@ use crate::spec::{
 };
 
 pub(crate) use chain::{CHAIN, Chains, TOPS};
+pub(crate) use kept::array_bytes;
 pub(crate) use nesting::Pending;
 pub(crate) use stack::in_key as keeps_stacks;
 
@@ -136,6 +140,8 @@ pub(crate) struct Target {
     pub atomics: bool,
     /// Programs test the process id themselves.
     pub pid_test: bool,
+    /// Sessions keep small frames with their thread.
+    pub task_storage: bool,
     /// If a probe asks where in others its calls are.
     pub chains: Option<Chains>,
     /// Where the kernel counts the returns that are pending on a thread; not known without BTF.
@@ -218,7 +224,7 @@ pub(crate) fn compile(
     let Some(block) = target.state.blocks.get(index).copied() else {
         return Err(fail(("its counters".into(), "have no place".into())));
     };
-    let mut program = Program {
+    let program = |shares| Program {
         emit: Emitter::new(spec.on, Phase::Entry),
         spec,
         index: index as u16,
@@ -237,10 +243,19 @@ pub(crate) fn compile(
         latency: None,
         now: None,
         frame_key: None,
+        shares,
     };
-    program.flow().map_err(fail)?;
+    // Where a record may be kept although its filter said no, what the filter has read is not known.
+    let mut made = program(spec.keep.is_none());
+    let mut done = made.flow();
+    if done.is_err() && made.shares {
+        // What is shared takes room on the stack.
+        made = program(false);
+        done = made.flow();
+    }
+    done.map_err(fail)?;
     let whole = |reason| fail(("the program".into(), reason));
-    program.emit.asm.finish().map_err(whole)
+    made.emit.asm.finish().map_err(whole)
 }
 
 /// Which part of a probe is wrong, and why.
@@ -270,6 +285,8 @@ struct Program<'a> {
     latency: Option<i16>,
     now: Option<i16>,
     frame_key: Option<i16>,
+    /// What comes more than once is read once.
+    shares: bool,
 }
 
 impl Program<'_> {
@@ -284,6 +301,7 @@ impl Program<'_> {
                 let (reject, unsampled) = (self.emit.asm.label(), self.emit.asm.label());
                 self.sample(unsampled);
                 self.copy_given()?;
+                self.share()?;
                 self.filter("the filter", &self.spec.filter, reject)?;
                 self.act(reject)?;
                 self.emit.asm.bind(unsampled);
@@ -425,24 +443,6 @@ impl Program<'_> {
         asm.constant(R2, 1);
         asm.atomic_add(R1, offset as i16, R2);
         asm.bind(skip);
-    }
-
-    /// Goes on if `filter` says yes, else to `reject`.
-    fn filter(&mut self, what: &str, filter: &Option<Expr>, reject: Label) -> Result<(), Wrong> {
-        let Some(filter) = filter else {
-            return Ok(());
-        };
-        let (fault, pass) = (self.emit.asm.label(), self.emit.asm.label());
-        part_of(what, self.emit.expr(filter, fault))?;
-        self.emit.asm.jump_if_imm(Cmp::Ne, R0, 0, pass);
-        self.emit.asm.jump(reject);
-        self.emit.asm.bind(fault);
-        if filter.can_fault() {
-            self.count(Counter::Unreadable);
-            self.emit.asm.jump(reject);
-        }
-        self.emit.asm.bind(pass);
-        Ok(())
     }
 
     /// The action of a hit that passed its filters, and what becomes of one at `reject`.

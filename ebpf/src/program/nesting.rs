@@ -17,7 +17,7 @@ use crate::spec::Returns;
 use Reg::{R0, R1, R3, R10};
 
 /// MAX_URETPROBE_DEPTH in kernel/events/uprobes.c (until Linux 6.14 in include/linux/uprobes.h).
-const MAX_PENDING: i32 = 64;
+pub(super) const MAX_PENDING: i32 = 64;
 
 /// Where the kernel counts the returns that are pending on a thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -114,6 +114,7 @@ mod tests {
         let target = Target {
             atomics,
             pid_test: false,
+            task_storage: false,
             chains: None,
             pending: Some(Pending { utask: 8, depth: 4 }),
             ring_bytes: 4096,

@@ -267,6 +267,7 @@ impl Program<'_> {
     pub(super) fn capture(&mut self, slot: usize, capture: &Capture) -> Result<(), Reason> {
         let at = self.layout.slot(slot);
         let (fault, end) = (self.emit.asm.label(), self.emit.asm.label());
+        let scope = self.emit.scope();
         match capture {
             Capture::Stack { user, frames } => {
                 self.stack(slot, *user, *frames);
@@ -289,6 +290,7 @@ impl Program<'_> {
             }
         }
         self.emit.asm.bind(end);
+        self.emit.end_scope(scope);
         Ok(())
     }
 

@@ -3,13 +3,15 @@
 mod amounts;
 mod calls;
 mod clocks;
+mod kept;
 mod kernel;
+mod reads;
 mod stacks;
 mod turns;
 
 use super::vm::{Kernel, Machine, Reference, Table, frame};
 use super::*;
-use crate::expr::{BinOp, Builtin, BytesSource, IntType, UnOp, eval};
+use crate::expr::{BinOp, Builtin, BytesSource, Expr, IntType, UnOp, eval};
 use crate::hist::{self, HistData};
 use crate::layout::{KeyLayout, frame_key, hist_words, table_value};
 use crate::record::Record;
@@ -28,6 +30,7 @@ fn target(spec: &ProbeSpec, atomics: bool) -> Target {
         chains: None,
         pending: None,
         pid_test: false,
+        task_storage: false,
         ring_bytes: RING,
         scratch: ScratchLayout::new(specs, 4, atomics).unwrap(),
         state: StateLayout::new(specs, 4, atomics).unwrap(),
@@ -807,6 +810,14 @@ fn expr(on: On, at_return: bool) -> BoxedStrategy<Expr> {
                     .prop_map(|(bits, e)| Expr::Swap { bits, e }),
                 (int_type(), address.clone()).prop_map(|(ty, addr)| Expr::Load { addr, ty }),
                 (boxed(), boxed(), boxed()).prop_map(|(c, a, b)| Expr::Cond(c, a, b)),
+                // Loads that come more than once.
+                (boxed(), boxed()).prop_map(|(c, a)| Expr::Cond(c, a.clone(), a)),
+                (bin_op(), boxed()).prop_map(|(op, a)| Expr::Binary {
+                    op,
+                    signed: false,
+                    a: a.clone(),
+                    b: a,
+                }),
                 (address, literal).prop_map(|(addr, literal)| Expr::BytesEq {
                     what: BytesSource::Str { addr },
                     literal
@@ -856,6 +867,7 @@ fn compiled(
         emit.latency = Some(slot);
     }
     let (fault, end) = (emit.asm.label(), emit.asm.label());
+    emit.share([e])?;
     emit.expr(e, fault)?;
     emit.asm.map_value(R1, MapRef::State, 0);
     emit.asm.store(Size::DW, R1, 8, R0);

@@ -23,6 +23,7 @@ const CHAIN: u64 = 6;
 const STACKS: u64 = 7;
 const PIDS: u64 = 8;
 pub const THREADS: u64 = 9;
+const KEPT: u64 = 10;
 
 /// A hash map.
 #[derive(Default)]
@@ -81,6 +82,8 @@ pub struct Kernel {
     pub threads: Table,
     /// What threads wait for, by the number of the system call that they are in.
     pub syscalls: Vec<u64>,
+    /// What is kept with threads, by the addresses of their tasks.
+    pub kept: Table,
     /// The address of the thread's task, in memory that [`Machine::room`] gave.
     pub task: u64,
     /// Where the registers are that it entered the kernel with.
@@ -137,6 +140,7 @@ impl Default for Kernel {
             pids: hash((8, 8)),
             threads: hash((8, crate::layout::thread::SIZE)),
             syscalls: vec![0; crate::syscalls::SYSCALLS as usize / 8],
+            kept: hash((8, 0)),
             task: 0,
             registers: 0,
             arena: vec![0; 1 << 16],
@@ -204,6 +208,7 @@ impl Kernel {
             CHAIN => &mut self.chain,
             PIDS => &mut self.pids,
             THREADS => &mut self.threads,
+            KEPT => &mut self.kept,
             other => panic!("map {other} is no hash map"),
         }
     }
@@ -302,6 +307,19 @@ fn helpers() -> Vec<(u32, Helper)> {
                 let map = k.map(map);
                 let found = map.entries.remove(bytes(key, map.key)).is_some();
                 if found { 0 } else { -2i64 as u64 }
+            })
+        }),
+        (TASK_STORAGE_GET, |map, task, value, create, _| {
+            assert_eq!((value, create & !1), (0, 0));
+            with(|k| {
+                let (key, bytes) = (task.to_le_bytes().to_vec(), k.map(map).value);
+                let known = k.kept.entries.get(&key).copied();
+                if known.is_some() || create == 0 || k.kept.entries.len() >= k.kept.most {
+                    return known.unwrap_or(0);
+                }
+                let at = k.take_arena(bytes);
+                k.kept.entries.insert(key, at);
+                at
             })
         }),
         (KTIME_GET_NS, |_, _, _, _, _| with(|k| k.now)),
@@ -497,6 +515,7 @@ impl Machine {
                 MapRef::Scratch => self.scratch.as_ptr() as u64 + offset,
                 MapRef::Ring => RING,
                 MapRef::Frames => FRAMES,
+                MapRef::Kept => KEPT,
                 MapRef::Table => TABLE,
                 MapRef::Stacks => STACKS,
                 MapRef::Running => RUNNING,

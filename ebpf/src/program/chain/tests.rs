@@ -3,6 +3,7 @@
 
 use super::super::vm::{Kernel, Machine};
 use super::super::*;
+use crate::expr::Expr;
 use crate::record::Record;
 use crate::site::AttachExit;
 use crate::spec::Capture;
@@ -103,6 +104,7 @@ impl World {
         let target = Target {
             atomics: true,
             pid_test: false,
+            task_storage: false,
             chains: Some(Chains {
                 trampoline: Some([0, 8, 16]),
             }),
@@ -360,6 +362,7 @@ impl Lanes {
         let target = Target {
             atomics: true,
             pid_test: false,
+            task_storage: false,
             chains: Some(Chains {
                 trampoline: Some([0, 8, 16]),
             }),
