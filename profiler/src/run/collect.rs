@@ -96,6 +96,9 @@ impl Collector {
             };
             let joined = statements.as_mut().and_then(|s| s.record(index, &record));
             if plan.probe(variant).hidden || record.kept {
+                if let Some(sockets) = sockets.as_mut().filter(|_| record.kept) {
+                    sockets.passed_over(index, &record);
+                }
                 hidden[index] += u64::from(!record.kept);
                 return;
             }

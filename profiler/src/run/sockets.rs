@@ -229,6 +229,18 @@ impl Sockets {
         }
     }
 
+    /// Takes a record that a filter keeps from being shown: what it closes is closed.
+    pub fn passed_over(&mut self, variant: usize, r: &Record<'_>) {
+        let Join::Closes(join) = &mut self.join else {
+            return;
+        };
+        for role in self.roles.get(variant).into_iter().flatten() {
+            if let Role::Close { socket: Some(at) } = role {
+                join.passed_over(r.int(*at).unwrap_or(0));
+            }
+        }
+    }
+
     /// The next event that is to be shown.
     pub fn next(&mut self) -> Option<Shown> {
         match &mut self.join {

@@ -24,8 +24,9 @@ use socket::{Pending, Socket};
 use tally::Tallies;
 use verdict::{First, state};
 
-/// How long a verdict is waited for, in nanoseconds: longer than a round trip between any two places on earth.
-const PATIENCE: u64 = 3_000_000_000;
+/// How long a verdict is waited for, in nanoseconds. A FIN that is lost is sent again after 0.2 s at the least and then
+/// after twice as long each time: it was sent seven times by then, and what answers may still be the peer's own, sent before.
+const PATIENCE: u64 = 15_000_000_000;
 
 /// How many steps of a socket's timeline are kept.
 const MOST_STEPS: usize = 64;
@@ -308,6 +309,14 @@ impl Closes {
             let after = (Arc::from("until_next_ns"), Value::Duration(after));
             add(&mut shown.event, [after]);
             self.ready.push_back(shown);
+        }
+    }
+
+    /// The application closes a socket, and that is not to be shown: nor is it the socket's end, then.
+    pub fn passed_over(&mut self, socket: u64) {
+        if let Some(known) = self.sockets.get_mut(&socket) {
+            known.closed = true;
+            known.closer = None;
         }
     }
 
