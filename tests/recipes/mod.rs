@@ -1,12 +1,15 @@
 //! The built-in recipes against the real thing, each compared with what the program itself knows.
 
 mod closes;
+mod closing_client;
+mod closing_server;
 mod exec;
 mod getaddrinfo;
 mod icmp_echo;
 mod mysql_close;
 mod network;
 mod nginx_close;
+mod nginx_close_verdicts;
 mod nginx_requests;
 mod ntyco_coroutines;
 mod openssl_io;

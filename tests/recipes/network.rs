@@ -1,7 +1,10 @@
 //! Network namespaces of the tests' own: what happens in them is nobody else's, and their counters count it alone.
 
+use std::fs::File;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::sched::{CloneFlags, setns};
 
 use crate::harness::machine::tool;
 
@@ -23,6 +26,12 @@ impl Namespace {
         let mut command = Command::new(tool("ip"));
         command.args(["netns", "exec", &self.0]).arg(tool(program));
         command
+    }
+
+    /// Takes the calling thread into it: the sockets that it makes from now on are there.
+    pub fn enter(&self) {
+        let file = File::open(format!("/run/netns/{}", self.0)).expect("ip(8) keeps it there");
+        setns(file, CloneFlags::CLONE_NEWNET).expect("enter the namespace");
     }
 
     /// Gives it rules of a firewall.

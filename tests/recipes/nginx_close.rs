@@ -55,15 +55,15 @@ fn one_answer(stream: &mut TcpStream) {
     }
 }
 
-/// Descriptor, requests and bytes sent by connection, of the role.
-fn of_role(report: &Report, role: &str) -> BTreeMap<u64, (u64, u64)> {
+/// What is told of connections of the role: by nginx's number of it, requests, bytes sent and received.
+fn of_role(report: &Report, role: &str) -> BTreeMap<u64, [u64; 3]> {
     let events = report.events_of("close");
     let events = events.filter(|event| event.text("role") == role);
     events
         .map(|event| {
-            assert!(event.number("descriptor") > 2, "{event:?}");
-            let told = (event.number("requests"), event.number("sent"));
-            (event.number("number"), told)
+            assert!(event.number("fd") > 2, "{event:?}");
+            let told = ["requests", "bytes_sent", "bytes_received"];
+            (event.number("number"), told.map(|what| event.number(what)))
         })
         .collect()
 }
@@ -84,21 +84,20 @@ fn every_close_with_the_numbers_of_its_connection() {
     server.wait_closed();
     let report = uprof.stop().report();
     report.summary.assert_nothing_dropped();
-    // The last line of each connection: how many requests it served, and what was sent in the last.
-    let mut truth = BTreeMap::new();
+    // How many requests each connection has served, and the bytes of all.
+    let mut truth: BTreeMap<u64, [u64; 3]> = BTreeMap::new();
     for line in &log {
-        truth.insert(line.connection, (line.requests, line.sent));
+        let [requests, sent, received] = truth.entry(line.connection).or_default();
+        *requests = line.requests;
+        *sent += line.sent;
+        *received += line.received;
     }
-    assert_eq!(of_role(&report, "client"), truth);
+    assert_eq!(of_role(&report, "server"), truth);
     // To the server behind, each request has a connection of its own.
-    assert_eq!(of_role(&report, "upstream").len(), 10);
+    assert_eq!(of_role(&report, "client").len(), 10);
     for event in report.events_of("close") {
-        let client = if event.text("role") == "client" {
-            "127.0.0.1"
-        } else {
-            ""
-        };
-        assert_eq!(event.text("client"), client, "{event:?}");
+        let is_ours = |end| event.text(end).starts_with("127.0.0.1:");
+        assert!(is_ours("local") && is_ours("remote"), "{event:?}");
     }
 }
 
@@ -119,19 +118,28 @@ fn the_age_is_that_of_the_connection() {
     stream.read_to_end(&mut rest).expect("nginx answers");
     let lived = begun.elapsed();
     let report = uprof.stop().report();
-    let ages = report.events_of("close").map(|event| event.number("age"));
-    // nginx's clock has steps of a millisecond, and stands between events.
-    let ages: Vec<u64> = ages.map(|ns| ns / 1_000_000).collect();
-    let possible = 95..=lived.as_millis() as u64 + 5;
-    assert!(ages.iter().all(|&age| age >= 80), "{ages:?}");
-    assert!(
-        ages.iter().any(|age| possible.contains(age)),
-        "{ages:?} of {lived:?}"
+    let ours = stream.local_addr().expect("it is bound").to_string();
+    let mut found = 0;
+    for event in report.events_of("close") {
+        let age = Duration::from_nanos(event.number("age_ns"));
+        // nginx's clock has steps of a millisecond, and stands between events.
+        assert!(age >= Duration::from_millis(75), "{event:?}");
+        if event.text("remote") == ours {
+            assert!(
+                Duration::from_millis(100) <= age && age <= lived,
+                "{event:?} of {lived:?}"
+            );
+            found += 1;
+        }
+    }
+    assert_eq!(
+        (found, report.events.len()),
+        (1, report.probe("close").emitted as usize)
     );
 }
 
 #[test]
-fn counts_by_worker_and_role() {
+fn counts_by_role() {
     let _turn = turn();
     let server = server();
     let uprof = watch(&server, &["--count"]);
@@ -141,15 +149,12 @@ fn counts_by_worker_and_role() {
     server.wait_closed();
     let report = uprof.stop().report();
     report.summary.assert_nothing_dropped();
+    assert!(report.events.is_empty(), "{:?}", report.events);
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
     for count in &report.summary.counts {
-        let pid = count.key["pid"].as_u64().expect("a pid");
-        assert!(server.workers().contains(&(pid as u32)), "{count:?}");
-        *counts.entry(&count.probe).or_default() += count.count;
+        let role = count.key["role"].as_str().expect("a role");
+        *counts.entry(role).or_default() += count.count;
     }
-    // As clients 20 of the test's, and 20 that nginx itself opened to the server behind.
-    assert_eq!(
-        counts,
-        BTreeMap::from([("to clients", 40), ("to upstreams", 20)])
-    );
+    // 20 of the test's, and 20 that nginx itself opened to the server behind, which is nginx at both ends.
+    assert_eq!(counts, BTreeMap::from([("client", 20), ("server", 40)]));
 }
