@@ -1,6 +1,7 @@
 //! End-to-end tests: they drive the real binary against real servers and small programs that count
 //! their own calls. One file an area; `harness` is what they stand on. All need root.
 
+mod breakdown;
 mod command;
 mod count;
 mod elsewhere;

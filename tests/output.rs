@@ -42,9 +42,14 @@ fn assert_summary(summary: &Json) {
     let keys = summary.keys();
     assert_eq!(&keys[..SUMMARY.len()], SUMMARY);
     assert!(
-        keys[SUMMARY.len()..]
-            .iter()
-            .all(|key| ["stats", "linear", "tables", "notes"].contains(key)),
+        keys[SUMMARY.len()..].iter().all(|key| [
+            "breakdowns",
+            "stats",
+            "linear",
+            "tables",
+            "notes"
+        ]
+        .contains(key)),
         "{keys:?}"
     );
     assert_eq!(summary.get("type"), &Json::Text("summary".to_owned()));

@@ -231,11 +231,13 @@ pub struct MallocArgs {
     `uprof symbols TARGET` shows what is there.\n\n\
     EXPR is C-like: arg0.. retval latency pid tid comm uid nsecs cpu str(p) str(p,n) buf(p,n) *(u32*)(arg1+4),\n\
     of a call depth, self (time) and parent, as to the probed calls around and within it,\n\
+    and cpu_ns runq_ns disk_ns network_ns lock_ns sleep_ns other_ns, what its latency is made of,\n\
     arithmetic, comparison, && || ?:, 10ms, 4KiB; with debug information also parameters and fields by name:\n\
     size, client->argc. docs/recipes.md has the whole language.\n\n\
     Examples:\n  \
     uprof latency mariadbd:dispatch_command --where 'latency > 10ms'\n  \
     uprof latency redis-server:call redis-server:lookupKey --self --by parent\n  \
+    uprof latency mariadbd:dispatch_command --breakdown\n  \
     uprof trace libc:malloc --pid 1234 --capture size=arg0 --where 'arg0 > 1MiB'\n  \
     uprof count 'mariadbd:_ZN*' --duration 5s\n  \
     uprof count libc:malloc --by size=arg0 -- ./a.out\n  \
@@ -270,6 +272,9 @@ pub struct ProbeArgs {
     /// Measure self time: of each call's latency what was not spent in probed calls made from it (latency only)
     #[arg(long = "self")]
     pub self_time: bool,
+    /// Tell where the time of the calls went: CPU, waiting for a CPU, disk, network, locks, sleep (latency and trace)
+    #[arg(long)]
+    pub breakdown: bool,
     /// The most bytes of a string or buffer to capture (up to 64KiB)
     #[arg(long, value_name = "SIZE", default_value = "1KiB", value_parser = parse_size)]
     pub str_limit: u64,

@@ -82,6 +82,7 @@ impl Decoder {
                     record.int(*index).map_or(UNKNOWN, |v| parent(v, name))
                 }
                 FieldSource::Capture(index) => capture(record, *index, &field.ty, names.as_deref()),
+                FieldSource::Spent(index) => record.int(*index).map_or(UNKNOWN, spent),
                 FieldSource::Address { bytes, port } => {
                     let at = record.bytes(*bytes);
                     let port = port.map(|port| record.int(port));
@@ -126,6 +127,11 @@ fn address(bytes: &[u8], port: Option<Option<u64>>) -> Value {
         Some(None) => UNREADABLE,
         port => Value::Address(address, port.flatten().map(|port| port as u16)),
     }
+}
+
+/// What went to something. (Clocks of two CPUs may be a little apart: never less than nothing.)
+fn spent(ns: u64) -> Value {
+    Value::Duration((ns as i64).max(0) as u64)
 }
 
 /// The addresses of a stack.

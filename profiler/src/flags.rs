@@ -71,13 +71,16 @@ pub fn from_flags(mode: Mode, args: &ProbeArgs) -> Result<(Recipe, Vec<TargetSpe
             capture: captures.clone(),
             ..At::function(place.function)
         };
-        let probe = Probe {
+        let mut probe = Probe {
             where_: where_.clone(),
             action: action.clone(),
             text_limit: args.str_limit as u32,
             sample: args.sample,
             ..Probe::new(text.as_str(), kind, vec![at])
         };
+        if args.breakdown {
+            probe.break_down();
+        }
         if recipe.probes.iter().any(|p| p.name == probe.name) {
             bail!("the probe {text} is given twice");
         }
@@ -101,6 +104,14 @@ fn check(mode: Mode, args: &ProbeArgs) -> Result<()> {
             "--self is for uprof latency: elsewhere self time is captured (--capture self=self) or a condition"
         );
     }
+    if args.breakdown && mode == Mode::Count {
+        bail!(
+            "--breakdown is for uprof latency and trace: here --sum wait=lock_ns and the like do it for one part"
+        );
+    }
+    if args.breakdown && args.self_time {
+        bail!("--breakdown tells where latency went, not self time: one of --self and --breakdown");
+    }
     let amounts = args.hist.is_some() || !args.sum.is_empty();
     if amounts && mode != Mode::Count {
         bail!("--sum and --hist are for uprof count");
@@ -123,7 +134,7 @@ fn check(mode: Mode, args: &ProbeArgs) -> Result<()> {
 /// A call is entry and return; an entry alone is cheaper, so only what asks for the return gets it.
 fn kind(mode: Mode, args: &ProbeArgs, providers: &[Provider]) -> Result<ProbeKind> {
     let mut all = Scope::call().at(providers.iter().copied());
-    let mut late = mode == Mode::Latency;
+    let mut late = mode == Mode::Latency || args.breakdown;
     for c in &args.capture {
         let (name, text) = split_named("--capture", c)?;
         let e = flag_expr("--capture", text, &all)?;

@@ -1,5 +1,6 @@
 //! One run: plan, load, arm, collect, report.
 
+mod breakdown;
 mod collect;
 mod ends;
 mod open;

@@ -24,6 +24,7 @@ mod suggest;
 pub use builtin::{Builtin as BuiltinRecipe, builtin};
 pub use debug::DebugInfo;
 pub use error::{Error, Source};
+pub use expr::Spent;
 pub use expr::{
     BinOp, Builtin, Deferred, EnumType, Expr, Kind, NamedType, Scope, Type, UnOp, parse_expr,
     rebind_args,

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Source};
-use crate::expr::Expr;
+use crate::expr::{Expr, Spent};
 
 pub use objects::ObjectRule;
 
@@ -276,6 +276,9 @@ pub struct Probe {
     /// Of a call: no caller of the function catches exceptions, so that one which crosses it ends the program with or
     /// without probes; at all its places. See [`At::uncaught`].
     pub uncaught: bool,
+    /// Of a call with events or a histogram: where its time goes is told. Its places then capture all of [`Spent::ALL`],
+    /// if it sends events.
+    pub breakdown: bool,
 }
 
 impl Probe {
@@ -298,6 +301,20 @@ impl Probe {
             about: None,
             returns: Returns::Auto,
             uncaught: false,
+            breakdown: false,
+        }
+    }
+
+    /// Has it tell where the time of its calls goes.
+    pub fn break_down(&mut self) {
+        self.breakdown = true;
+        if self.action != Action::Event {
+            return;
+        }
+        for at in &mut self.at {
+            let new = Spent::ALL.map(|on| (on.name().to_owned(), Expr::spent(on)));
+            at.capture.retain(|(name, _)| Spent::of(name).is_none());
+            at.capture.extend(new);
         }
     }
 

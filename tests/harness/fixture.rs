@@ -31,6 +31,8 @@ pub enum Fixture {
     Mysql8,
     /// The same where `net_write_packet` was inlined.
     Mysql8Inlined,
+    /// Spins, sleeps and waits, and knows how long.
+    Waits,
     /// Waits for mutexes.
     Mutexes,
     /// The same, statically linked.
@@ -83,6 +85,7 @@ impl Fixture {
             Self::ExitsEarly => ("exits_early.c", "exits-early", &[]),
             Self::Mysql8 => ("mysql8.cc", "mysqld", &[]),
             Self::Mysql8Inlined => ("mysql8.cc", "mysqld", &["-DPACKETS_ALONE"]),
+            Self::Waits => ("waits.c", "waits", &[]),
             Self::Mutexes => ("mutexes.c", "mutexes", &[]),
             Self::MutexesStatic => ("mutexes.c", "mutexes-static", &["-static"]),
             Self::Redis(flags) => ("redis_layouts.c", "redis-server", flags),

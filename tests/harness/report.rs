@@ -81,6 +81,9 @@ pub struct Summary {
     pub probes: Vec<ProbeCount>,
     pub histograms: Vec<Histogram>,
     pub counts: Vec<Count>,
+    /// There only where it is told where the time of calls went.
+    #[serde(default)]
+    pub breakdowns: Vec<Breakdown>,
     /// There only where something is summed up.
     #[serde(default)]
     pub stats: Vec<Stats>,
@@ -140,6 +143,18 @@ pub struct Histogram {
     pub probe_cost_ns: Option<u64>,
     pub net: Option<Net>,
     pub buckets: Vec<Bucket>,
+}
+
+/// Where the time of calls went, for one key.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Breakdown {
+    pub name: String,
+    pub key: Map<String, Value>,
+    pub calls: u64,
+    /// Of which it is known: the others are in no sum.
+    pub known: u64,
+    pub total_ns: u64,
+    pub parts: BTreeMap<String, u64>,
 }
 
 /// Latencies less the probe's own cost.

@@ -118,6 +118,12 @@ impl Plan {
                 )
             }
         };
+        if probe.breakdown {
+            let _ = writeln!(
+                text,
+                "  and      where the time goes, by the scheduler's events"
+            );
+        }
         if v.in_kernel() {
             for name in &v.functions {
                 let _ = writeln!(text, "  at       {name}  by {}", v.mechanism());

@@ -38,6 +38,7 @@ impl Lowering {
             Kind::Latency => B::Latency,
             Kind::Depth => B::Depth,
             Kind::SelfTime => B::SelfTime,
+            Kind::Spent(on) => B::Spent(b::Spent::ALL[*on as usize]),
             Kind::Parent => B::Parent,
             Kind::Load(addr) => B::Load {
                 addr: Box::new(self.entry(addr)),

@@ -81,6 +81,8 @@ pub enum FieldSource {
         /// In the host's byte order.
         port: Option<usize>,
     },
+    /// What of a call's latency went to something: the record's capture of this index.
+    Spent(usize),
     /// A stack: the record's capture of this index.
     Stack {
         /// Its index.

@@ -35,6 +35,10 @@ pub(super) fn of_place(
         recipes::Action::Count { by } => Action::Count {
             key: keys(&mut low, at, by, limits, &mut key)?,
         },
+        recipes::Action::Histogram { value, by, .. } if probe.breakdown => Action::Breakdown {
+            value: low.scalar(&inlined(value)),
+            key: keys(&mut low, at, by, limits, &mut key)?,
+        },
         recipes::Action::Histogram {
             value, by, scale, ..
         } => Action::Histogram {
@@ -151,6 +155,7 @@ fn captures(
             let index = lowered.len() - 1;
             match e.kind {
                 Kind::Stack { user } => FieldSource::Stack { index, user },
+                Kind::Spent(_) => FieldSource::Spent(index),
                 _ => FieldSource::Capture(index),
             }
         };

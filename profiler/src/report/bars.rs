@@ -119,7 +119,7 @@ fn draw(out: &mut String, bars: &[Bar], unit: &str, style: &Style) {
 }
 
 /// A bar of `part` of `room`, in eighths of a character; never nothing for something.
-fn draw_bar(part: f64, room: usize) -> String {
+pub(super) fn draw_bar(part: f64, room: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part * (room * 8) as f64).round() as usize;
     let eighths = if part > 0.0 { eighths.max(1) } else { 0 };

@@ -140,7 +140,7 @@ impl Distribution for Linear {
 }
 
 /// The name and key of a block, and under it the key's stacks.
-fn block_title(out: &mut String, name: &str, key: &Key, style: &Style) {
+pub(super) fn block_title(out: &mut String, name: &str, key: &Key, style: &Style) {
     let keys = Keys::of([key].into_iter());
     let mut text = String::new();
     for (name, value) in keys.plain(key) {

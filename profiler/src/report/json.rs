@@ -6,9 +6,9 @@
 
 use std::io;
 
-use uprof_recipes::StatKind;
+use uprof_recipes::{Spent, StatKind};
 
-use super::model::{Column, Event, Histogram, Linear, StatRow, Step, Summary, Value};
+use super::model::{Breakdown, Column, Event, Histogram, Linear, StatRow, Step, Summary, Value};
 use super::{Output, Sink, escape, units};
 
 /// Writes JSON lines.
@@ -147,6 +147,10 @@ fn write_summary(out: &mut Vec<u8>, summary: &Summary) {
         member(out, "count", count.count);
         out.push(b'}');
     });
+    if !summary.breakdowns.is_empty() {
+        out.extend_from_slice(b",\"breakdowns\":");
+        array(out, &summary.breakdowns, breakdown);
+    }
     if !summary.stats.is_empty() {
         out.extend_from_slice(b",\"stats\":");
         array(out, &summary.stats, stats);
@@ -221,6 +225,22 @@ fn stats(out: &mut Vec<u8>, row: &StatRow) {
         out.extend_from_slice(if value.shown.is_empty() { b":{}" } else { b"}" });
     }
     out.extend_from_slice(b"}}");
+}
+
+/// Where the time of one key's calls went: `"parts":{"cpu_ns":N,...}`.
+fn breakdown(out: &mut Vec<u8>, b: &Breakdown) {
+    out.extend_from_slice(b"{\"name\":");
+    string(out, b.name.as_bytes());
+    out.extend_from_slice(b",\"key\":");
+    object(out, &b.key);
+    member(out, "calls", b.calls);
+    member(out, "known", b.known);
+    member(out, "total_ns", b.total());
+    out.extend_from_slice(b",\"parts\":");
+    let parts = Spent::ALL.into_iter().zip(b.parts);
+    let parts = parts.map(|(on, ns)| (on.name(), Value::Duration(ns)));
+    object(out, &parts.collect::<Vec<_>>());
+    out.push(b'}');
 }
 
 /// What all distributions begin with.
@@ -465,6 +485,22 @@ mod tests {
              \"linear\":[{\"name\":\"delay\",\"key\":{\"comm\":\"King\"},\"unit\":\"ns\",\"count\":20,\"min\":-31,\
              \"max\":90000000,\"mean\":4500000.0,\"from\":-20,\"to\":100,\"step\":10,\"below\":1,\"above\":4,\
              \"buckets\":[{\"low\":0,\"count\":10},{\"low\":10,\"count\":0},{\"low\":20,\"count\":5}]}]}\n"
+        );
+    }
+
+    #[test]
+    fn where_time_went_is_the_documented_member() {
+        let summary = Summary {
+            breakdowns: vec![super::super::tests::a_breakdown()],
+            ..Summary::default()
+        };
+        let line = written(Format::Json, TermInfo::plain(), |out| out.finish(&summary));
+        assert_eq!(
+            line,
+            "{\"type\":\"summary\",\"duration_ns\":0,\"probes\":[],\"histograms\":[],\"counts\":[],\
+             \"breakdowns\":[{\"name\":\"work\",\"key\":{\"comm\":\"King\"},\"calls\":1000,\"known\":1000,\
+             \"total_ns\":1000000000,\"parts\":{\"cpu_ns\":250000000,\"runq_ns\":2000000,\"disk_ns\":0,\
+             \"network_ns\":0,\"lock_ns\":748000000,\"sleep_ns\":0,\"other_ns\":0}}]}\n"
         );
     }
 

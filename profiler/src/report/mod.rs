@@ -15,6 +15,7 @@
 
 mod at_end;
 mod bars;
+mod breakdown;
 mod cell;
 mod clock;
 mod counts;
@@ -414,6 +415,16 @@ mod tests {
             }],
             notes: vec!["2 statements were prepared before uprof started".into()],
             ..Summary::default()
+        }
+    }
+
+    pub(super) fn a_breakdown() -> model::Breakdown {
+        model::Breakdown {
+            name: "work".into(),
+            key: vec![("comm".into(), Value::Name("King".into()))],
+            calls: 1000,
+            known: 1000,
+            parts: [250_000_000, 2_000_000, 0, 0, 748_000_000, 0, 0],
         }
     }
 

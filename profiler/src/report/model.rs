@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use uprof_recipes::{Align, StatKind};
+use uprof_recipes::{Align, Spent, StatKind};
 
 /// One captured or computed value.
 #[derive(Clone, Debug, PartialEq)]
@@ -311,6 +311,33 @@ pub struct Linear {
     pub buckets: Vec<(i64, u64)>,
 }
 
+/// Where the time of calls went, for one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Breakdown {
+    /// The probe that these are calls of.
+    pub name: String,
+    /// The key, as `--by` names its parts; empty when there is none.
+    pub key: Vec<(String, Value)>,
+    /// All calls.
+    pub calls: u64,
+    /// Those of which it is known: the parts are theirs alone.
+    pub known: u64,
+    /// Nanoseconds for each of [`Spent::ALL`]: together their latency.
+    pub parts: [u64; Spent::ALL.len()],
+}
+
+impl Breakdown {
+    /// The latency of the calls of which it is known, in nanoseconds.
+    pub fn total(&self) -> u64 {
+        self.parts.iter().sum()
+    }
+
+    /// The share of one part, 0 to 1.
+    pub fn share(&self, on: Spent) -> f64 {
+        self.parts[on as usize] as f64 / self.total().max(1) as f64
+    }
+}
+
 /// The graph of `--format dot`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
@@ -344,6 +371,8 @@ pub struct Summary {
     pub histograms: Vec<Histogram>,
     /// The counts.
     pub counts: Vec<Count>,
+    /// Where the time of calls went.
+    pub breakdowns: Vec<Breakdown>,
     /// The sums.
     pub stats: Vec<StatRow>,
     /// The distributions in steps of one width.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::grid::Grid;
 use super::model::{ProbeCount, Summary};
-use super::{counts, distribution, units};
+use super::{breakdown, counts, distribution, units};
 
 pub(super) const BOLD: &str = "\x1b[1m";
 pub(super) const DIM: &str = "\x1b[2m";
@@ -73,6 +73,9 @@ pub(super) fn render(summary: &Summary, style: &Style, closing: bool) -> String 
     }
     for group in groups(&summary.linear, |h| (&h.name, &h.unit)) {
         distribution::draw(&mut out, &group, &moment);
+    }
+    for group in groups(&summary.breakdowns, |b| &b.name) {
+        breakdown::draw(&mut out, &group, &moment);
     }
     for group in groups(&summary.stats, |row| &row.probe) {
         counts::stats(&mut out, &group, &moment);

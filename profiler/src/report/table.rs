@@ -14,7 +14,7 @@ use super::cell::{Cell, GAP, cut, cut_text, write_padded};
 use super::clock::Clock;
 use super::model::{Column, ColumnValue, Event, Summary, Value};
 use super::values::{is_number, show, show_in, stack_lines};
-use super::{Output, Sink, TermInfo, escape, summary, timeline, units};
+use super::{Output, Sink, TermInfo, breakdown, escape, summary, timeline, units};
 
 /// A column of text is never squeezed below this, even if the terminal then wraps the line.
 const LEAST_TEXT: usize = 16;
@@ -289,6 +289,10 @@ impl Output for Table {
         }
         self.write_row();
         self.write_stacks(event);
+        let has_all = |p: &Placed| p.column.value == ColumnValue::Rest;
+        if !self.columns.iter().any(has_all) {
+            self.write_lines(breakdown::line(event));
+        }
         self.write_lines(timeline::lines(event));
         self.sink.written()
     }

@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use uprof_ebpf::{Engine, HistData, LinearData, Record, StatsData};
+use uprof_ebpf::{BreakdownData, Engine, HistData, LinearData, Record, StatsData};
 use uprof_recipes::{self as recipes, Action, Expr, Kind, Scale};
 
+use super::breakdown::{Breakdowns, OfEvents};
 use super::sockets::Sockets;
 use super::stats;
 use crate::decode::{self, Decoder, Key};
@@ -41,6 +42,7 @@ pub struct Collector {
     statements: Option<Statements>,
     sockets: Option<Sockets>,
     sums: Option<join::sums::Sums>,
+    breakdowns: Option<OfEvents>,
     stacks: RefCell<Stacks>,
 }
 
@@ -64,6 +66,7 @@ impl Collector {
                 _ => None,
             },
             sums: sums(plan),
+            breakdowns: OfEvents::new(&plan.recipe),
             stacks: RefCell::default(),
         }
     }
@@ -85,6 +88,7 @@ impl Collector {
         let (decoders, hidden, offset) = (&self.decoders, &mut self.hidden, self.unix_offset);
         let (statements, sums) = (&mut self.statements, &mut self.sums);
         let (sockets, stacks) = (&mut self.sockets, &self.stacks);
+        let breakdowns = &mut self.breakdowns;
         let drained = engine.drain(|record| {
             if result.is_err() {
                 return;
@@ -115,6 +119,9 @@ impl Collector {
             }
             if let Some(sums) = sums {
                 sums.call(&event);
+            }
+            if let Some(breakdowns) = breakdowns {
+                breakdowns.event(&event);
             }
             result = output.event(&event);
         });
@@ -164,6 +171,7 @@ impl Collector {
         };
         let mut histograms = Histograms::default();
         let mut sums = stats::Stats::default();
+        let mut breakdowns = Breakdowns::default();
         let names = decode::Names {
             plan,
             stack: &|id| engine.stack(id),
@@ -223,6 +231,9 @@ impl Collector {
                         .into_iter()
                         .map(|(key, data)| (key, stats::scaled(data, probe.sample)));
                     histograms.add((&name, unit), scaled, known.cost(index));
+                    let all = engine.breakdowns(index).map_err(io::Error::other)?;
+                    let merge = |there: &mut BreakdownData, data| there.merge(&data);
+                    breakdowns.add(probe, decode::keyed(all, variant, &names, merge));
                 }
             }
             if let Some(top) = probe.top {
@@ -230,6 +241,10 @@ impl Collector {
             }
         }
         summary.stats = sums.done();
+        summary.breakdowns = breakdowns.done();
+        if let Some(breakdowns) = &self.breakdowns {
+            summary.breakdowns.extend(breakdowns.sums());
+        }
         summary.histograms = histograms.done();
         if let Some(s) = &self.statements {
             summary

@@ -1,6 +1,6 @@
 //! Expressions made without text: by flags, and by debug information.
 
-use super::{BinOp, Builtin, Expr, Kind, Type, fold};
+use super::{BinOp, Builtin, Expr, Kind, Spent, Type, fold};
 
 impl Expr {
     /// A constant of type `u64`.
@@ -43,6 +43,15 @@ impl Expr {
     pub fn self_time() -> Expr {
         Expr {
             kind: Kind::SelfTime,
+            ty: Type::U64,
+            span: 0..0,
+        }
+    }
+
+    /// What of a call's latency went to this.
+    pub fn spent(on: Spent) -> Expr {
+        Expr {
+            kind: Kind::Spent(on),
             ty: Type::U64,
             span: 0..0,
         }

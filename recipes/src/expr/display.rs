@@ -235,6 +235,7 @@ fn write_bare(f: &mut Formatter<'_>, e: &Expr, own: u8, bytes: bool) -> fmt::Res
         Kind::Latency => f.write_str("latency"),
         Kind::Depth => f.write_str("depth"),
         Kind::SelfTime => f.write_str("self"),
+        Kind::Spent(on) => f.write_str(on.name()),
         Kind::Parent => f.write_str("parent"),
         Kind::Capture(name) => f.write_str(name),
         Kind::Load(addr) => {

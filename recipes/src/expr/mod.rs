@@ -23,6 +23,7 @@ mod fold;
 mod literal;
 mod parse;
 mod scope;
+mod spent;
 mod text;
 mod types;
 
@@ -35,6 +36,7 @@ pub(crate) use check::is_reserved;
 pub use deferred::{Deferred, rebind_args};
 pub(crate) use literal::{duration as parse_duration, size as parse_size};
 pub use scope::Scope;
+pub use spent::Spent;
 pub use types::{EnumType, NamedType, Type};
 
 /// The longest expression, in bytes.
@@ -103,6 +105,8 @@ pub enum Kind {
     Depth,
     /// The latency less that of probed calls made from this one, in nanoseconds; `u64`; calls only.
     SelfTime,
+    /// Nanoseconds of the latency that went to this; `u64`; calls only.
+    Spent(Spent),
     /// The function of the nearest probed call around this one; [`Type::Function`]; calls only.
     Parent,
     /// A capture by name; [`Expr::with_captures`] puts its expression in its place.
@@ -245,6 +249,7 @@ impl Expr {
             | Kind::Latency
             | Kind::Depth
             | Kind::SelfTime
+            | Kind::Spent(_)
             | Kind::Parent
             | Kind::Deferred(_)
             | Kind::Field(_)
@@ -286,6 +291,7 @@ impl Expr {
             | Kind::Latency
             | Kind::Depth
             | Kind::SelfTime
+            | Kind::Spent(_)
             | Kind::Parent
             | Kind::Deferred(_)
             | Kind::Field(_)
@@ -335,6 +341,7 @@ impl Expr {
             | Kind::Latency
             | Kind::Depth
             | Kind::SelfTime
+            | Kind::Spent(_)
             | Kind::Parent
             | Kind::After(_) => true,
             Kind::Deferred(deferred) => deferred.needs_return(),

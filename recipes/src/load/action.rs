@@ -93,7 +93,7 @@ impl Reading<'_> {
         let given = t
             .get("unit")
             .and_then(|v| self.r.string(v, "unit", "a text"));
-        let time = matches!(value.kind, Kind::Latency | Kind::SelfTime);
+        let time = matches!(value.kind, Kind::Latency | Kind::SelfTime | Kind::Spent(_));
         given.unwrap_or(if time { "ns" } else { "" }).to_owned()
     }
 

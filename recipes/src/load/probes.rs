@@ -8,7 +8,7 @@ use super::{is_name, target_of};
 use crate::expr::{Expr, Kind, Scope, is_reserved};
 use crate::model::{
     Action, At, Context, DEFAULT_TEXT_LIMIT, MAX_TEXT_LIMIT, Param, Probe, ProbeKind, Provider,
-    Returns,
+    Returns, Scale,
 };
 use crate::suggest;
 
@@ -33,6 +33,7 @@ const KEYS: &[&str] = &[
     "text_limit",
     "return",
     "uncaught",
+    "breakdown",
     "kernel",
     "tracepoint",
     "rawtracepoint",
@@ -191,7 +192,8 @@ impl Reading<'_> {
             return None;
         }
         let where_ = where_.filter(|e| !matches!(e.kind, Kind::Int(v) if v != 0));
-        let probe = Probe {
+        let breakdown = self.breakdown(t, action.as_ref());
+        let mut probe = Probe {
             name: name?,
             kind: self.kind,
             at,
@@ -211,7 +213,11 @@ impl Reading<'_> {
             about,
             returns: self.returns(t),
             uncaught: self.uncaught(t),
+            breakdown: false,
         };
+        if breakdown {
+            probe.break_down();
+        }
         self.without_return(&probe);
         self.kernel_keys(t, &probe);
         Some((probe, on))
@@ -242,6 +248,48 @@ impl Reading<'_> {
         value
             .and_then(|v| self.r.boolean(v, "uncaught"))
             .unwrap_or(false)
+    }
+
+    /// `breakdown = true`, or `"$breakdown"`: where the time of the calls goes is told.
+    fn breakdown(&self, t: &DeTable<'_>, action: Option<&Action>) -> bool {
+        let r = self.r;
+        let Some(value) = self.of_calls(t, "breakdown") else {
+            return false;
+        };
+        let on = match value.get_ref() {
+            DeValue::Boolean(on) => *on,
+            _ => {
+                let scope = Scope {
+                    constant: true,
+                    ..self.scope(Provider::Program)
+                };
+                let on = r.condition(value, "breakdown", &scope);
+                on.is_some_and(|e| e.as_int() != Some(0))
+            }
+        };
+        let goes_with = matches!(
+            action,
+            None | Some(
+                Action::Event
+                    | Action::Histogram {
+                        scale: Scale::Log,
+                        ..
+                    }
+            )
+        );
+        if !goes_with {
+            let what = "`breakdown` beside a count, sums or `linear`";
+            r.report(
+                r.error(value.span(), what)
+                    .help("it goes with events, and with histogram = \"latency\""),
+            );
+        } else if self.context != Context::Thread {
+            let what = "`breakdown` where the running thread may not be the call's";
+            r.report(r.error(value.span(), what).help("leave `context` out"));
+        } else {
+            return on;
+        }
+        false
     }
 
     /// The value of a key that only calls have.

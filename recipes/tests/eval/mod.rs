@@ -26,6 +26,7 @@ impl World {
             Kind::Retval => self.retval,
             Kind::Latency => self.latency,
             Kind::SelfTime => self.latency / 2,
+            Kind::Spent(_) => self.latency / 7,
             Kind::Depth => 3,
             Kind::Builtin(Builtin::Pid) => 4242,
             Kind::Builtin(_) | Kind::Capture(_) => self.args[0],

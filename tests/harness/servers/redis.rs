@@ -34,6 +34,9 @@ impl Redis {
                 "",
                 "--appendonly",
                 "no",
+                // For commands that take as long as one says.
+                "--enable-debug-command",
+                "yes",
                 "--dir",
             ])
             .arg(folder.path())

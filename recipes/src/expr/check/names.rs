@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::parse::{Node, Syntax};
-use super::super::{Builtin, Expr, Fault, Kind, Scope, Type};
+use super::super::{Builtin, Expr, Fault, Kind, Scope, Spent, Type};
 use super::debug::listed;
 use super::memory::usage;
 use super::{Checked, Checker, Result};
@@ -59,7 +59,9 @@ pub(crate) fn is_reserved(name: &str) -> bool {
 
 /// Words that are known only when a call returns.
 pub(in crate::expr) fn is_of_return(name: &str) -> bool {
-    matches!(name, "retval" | "latency" | "elapsed") || OF_THE_CHAIN.contains(&name)
+    matches!(name, "retval" | "latency" | "elapsed")
+        || OF_THE_CHAIN.contains(&name)
+        || Spent::of(name).is_some()
 }
 
 /// What a call knows of the other open ones. Captures may have these names.
@@ -147,6 +149,9 @@ impl Checker<'_> {
         self.refuse(name, span)?;
         if let Some(b) = BUILTINS.iter().find(|b| b.name() == name) {
             return made(Kind::Builtin(*b), b.ty());
+        }
+        if let (Some(on), true) = (Spent::of(name), self.scope.call) {
+            return made(Kind::Spent(on), Type::U64);
         }
         match name {
             _ if argument(name).is_some() => made(self.argument(name, span)?, Type::U64),
@@ -257,6 +262,7 @@ impl Checker<'_> {
             .iter()
             .map(|b| b.name())
             .chain(["retval", "latency", "curtask"])
+            .chain(Spent::ALL.map(Spent::name))
             .chain(chain)
             .chain(arguments.iter().map(String::as_str));
         let known = words
