@@ -122,7 +122,7 @@ impl Tallies {
         if others.count() > 0 {
             rows.push(row(Value::Name("others".to_owned()), &others));
         }
-        let columns = ["peer", "count", "share"].into_iter();
+        let columns = ["address", "count", "share"].into_iter();
         let columns = columns.chain(seen.iter().map(|v| VERDICTS[*v]));
         Some(Table {
             title: "closes by peer".to_owned(),
@@ -193,7 +193,7 @@ mod tests {
         let table = closes.peers().expect("peers");
         assert_eq!(
             table.columns,
-            ["peer", "count", "share", "app", "peer", "peer-reset"]
+            ["address", "count", "share", "app", "peer", "peer-reset"]
         );
         let row = |peer, counts: [u64; 4]| {
             let [all, app, peers, reset] = counts.map(Value::Uint);
