@@ -136,25 +136,23 @@ mod tests {
             "\
 where the time of 1000 calls of work went [comm=King]
                   TOTAL    PER CALL     SHARE
-  cpu           250 ms      250 us     25.0 %  ██████████
-  run queue    2.00 ms     2.00 us      0.2 %  ▏
-  disk         0   ns      0   ns       0.0 %
-  network      0   ns      0   ns       0.0 %
-  locks         748 ms      748 us     74.8 %  █████████████████████████████▉
-  sleep        0   ns      0   ns       0.0 %
-  other        0   ns      0   ns       0.0 %
+  cpu            250 ms      250 us    25.0 %  ██████████
+  run queue     2.00 ms     2.00 us     0.2 %  ▏
+  disk             0 ns        0 ns     0.0 %
+  network          0 ns        0 ns     0.0 %
+  locks          748 ms      748 us    74.8 %  █████████████████████████████▉
+  sleep            0 ns        0 ns     0.0 %
+  other            0 ns        0 ns     0.0 %
 
 where the time of 1 call of work went
                   TOTAL    PER CALL     SHARE
-"
-            .to_owned()
-                + "  cpu          0   ns      0   ns       0.0 %
-  run queue    0   ns      0   ns       0.0 %
-  disk         0   ns      0   ns       0.0 %
-  network      0   ns      0   ns       0.0 %
-  locks        0   ns      0   ns       0.0 %
-  sleep        5.00 ms     5.00 ms    100.0 %  ████████████████████████████████████████
-  other        0   ns      0   ns       0.0 %
+  cpu              0 ns        0 ns     0.0 %
+  run queue        0 ns        0 ns     0.0 %
+  disk             0 ns        0 ns     0.0 %
+  network          0 ns        0 ns     0.0 %
+  locks            0 ns        0 ns     0.0 %
+  sleep         5.00 ms     5.00 ms   100.0 %  ████████████████████████████████████████
+  other            0 ns        0 ns     0.0 %
   of 2 more it is not known: they returned on another thread than they began on, or there were too many threads
 
 "
