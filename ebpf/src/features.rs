@@ -176,8 +176,8 @@ pub fn kernel(source: KernelSource) -> Result<(), String> {
     static FOUND: [OnceLock<Result<(), String>>; 4] = [const { OnceLock::new() }; 4];
     let (at, hook): (usize, fn() -> io::Result<KernelHook>) = match source {
         KernelSource::Tracepoint => (0, || {
-            let (end, id) = (None, some_tracepoint()?);
-            Ok(KernelHook::Tracepoint { id, end })
+            let (ends, id) = (Vec::new(), some_tracepoint()?);
+            Ok(KernelHook::Tracepoint { id, ends })
         }),
         KernelSource::RawTracepoint => (1, || {
             let name = SOME_TRACEPOINT.into();

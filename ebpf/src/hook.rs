@@ -19,9 +19,11 @@ const ENOTSUPP: i32 = 524;
 impl fmt::Display for KernelHook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            KernelHook::Tracepoint { id, end: None } => write!(f, "tracepoint number {id}"),
-            KernelHook::Tracepoint { id, end: Some(end) } => {
-                write!(f, "tracepoints number {id} and {end}")
+            KernelHook::Tracepoint { id, ends } if ends.is_empty() => {
+                write!(f, "tracepoint number {id}")
+            }
+            KernelHook::Tracepoint { id, ends } => {
+                write!(f, "tracepoints number {id} and {ends:?}")
             }
             KernelHook::RawTracepoint { name } => write!(f, "raw tracepoint {name}"),
             KernelHook::Function { name, .. } => write!(f, "kernel function {name} (fentry)"),
@@ -60,15 +62,18 @@ impl KernelHook {
         }
     }
 
-    /// Attaches a program of that type.
-    pub(crate) fn attach(&self, part: Part, prog: BorrowedFd<'_>) -> io::Result<Link> {
-        match self {
-            KernelHook::Tracepoint { id, end } => {
-                let id = match part {
-                    Part::Return => end.unwrap_or(*id),
-                    _ => *id,
+    /// Attaches a program of that type, wherever this part of it belongs.
+    pub(crate) fn attach(&self, part: Part, prog: BorrowedFd<'_>) -> io::Result<Vec<Link>> {
+        let link = match self {
+            KernelHook::Tracepoint { id, ends } => {
+                let ids = match part {
+                    Part::Return if !ends.is_empty() => ends.as_slice(),
+                    _ => std::slice::from_ref(id),
                 };
-                Link::on_event(prog, sys::perf_tracepoint(id)?, None)
+                let links = ids
+                    .iter()
+                    .map(|id| Link::on_event(prog, sys::perf_tracepoint(*id)?, None));
+                return links.collect();
             }
             KernelHook::RawTracepoint { name } => {
                 let name = CString::new(name.as_str())?;
@@ -86,7 +91,8 @@ impl KernelHook {
                 })?;
                 source.attach_kprobe(prog, &name, part == Part::Return)
             }
-        }
+        };
+        Ok(vec![link?])
     }
 
     /// What the kernel means by an error of loading a program.

@@ -36,8 +36,8 @@ pub enum KernelHook {
     Tracepoint {
         /// The event, or a call's entry.
         id: u64,
-        /// Where a call ends.
-        end: Option<u64>,
+        /// Where a call ends: at whichever of them its thread comes to first.
+        ends: Vec<u64>,
     },
     /// A raw tracepoint, by its name without a group.
     RawTracepoint {

@@ -52,8 +52,11 @@ fn tracepoint_id(group: &str, name: &str) -> u64 {
 
 fn syscall(name: &str, end: bool) -> KernelHook {
     let id = tracepoint_id("syscalls", &format!("sys_enter_{name}"));
-    let end = end.then(|| tracepoint_id("syscalls", &format!("sys_exit_{name}")));
-    KernelHook::Tracepoint { id, end }
+    let ends = end.then(|| tracepoint_id("syscalls", &format!("sys_exit_{name}")));
+    KernelHook::Tracepoint {
+        id,
+        ends: ends.into_iter().collect(),
+    }
 }
 
 fn raw(name: &str) -> KernelHook {
@@ -410,7 +413,7 @@ fn a_text_in_the_record() {
     for oldest in [false, true] {
         let mut engine = load(spec.clone(), &options(oldest));
         let id = tracepoint_id("sched", "sched_process_exec");
-        let hooks = at(KernelHook::Tracepoint { id, end: None });
+        let hooks = at(KernelHook::Tracepoint { id, ends: vec![] });
         hook(&mut engine, 0, &hooks, None);
         let status = std::process::Command::new("/bin/true").status().unwrap();
         assert!(status.success());
@@ -576,7 +579,7 @@ fn what_cannot_be_is_an_error_that_says_so() {
     assert!(beyond.contains("beyond its last"), "{beyond}");
     let no_number = KernelHook::Tracepoint {
         id: 65535,
-        end: None,
+        ends: vec![],
     };
     let no_number = error(KernelSource::Tracepoint, count(), no_number);
     assert!(no_number.contains("tracepoint number 65535"), "{no_number}");
@@ -605,7 +608,7 @@ fn a_failed_attachment_leaves_nothing() {
     let bad = KernelSite {
         hook: KernelHook::Tracepoint {
             id: 65535,
-            end: None,
+            ends: vec![],
         },
         site: 1,
     };

@@ -163,8 +163,8 @@ impl Engine {
         let hook = &hooked.site.hook;
         let parts = Part::of(spec, Mechanism::Perf).iter();
         for (part, prog) in parts.zip(&hooked.programs).rev() {
-            let link = hook.attach(*part, prog.as_fd());
-            let link = link.map_err(|source| Error::Kernel {
+            let links = hook.attach(*part, prog.as_fd());
+            let links = links.map_err(|source| Error::Kernel {
                 probe: spec.name.clone(),
                 what: "attach to".into(),
                 meaning: hook.explain(&source),
@@ -172,7 +172,7 @@ impl Engine {
                 source,
                 log: None,
             })?;
-            hooked.links.push(link);
+            hooked.links.extend(links);
         }
         Ok(())
     }

@@ -164,7 +164,7 @@ fn tracepoint(name: &str) -> Result<Found, String> {
         source: KernelSource::Tracepoint,
         hook: KernelHook::Tracepoint {
             id: point.id,
-            end: None,
+            ends: Vec::new(),
         },
         known: Known::of_fields(point.own_fields(), format!("tracepoint:{name}")),
     })
@@ -175,10 +175,14 @@ fn syscall(name: &str, call: bool) -> Result<Found, String> {
         kernel::tracepoint("syscalls", &format!("sys_{side}_{name}")).map_err(|e| e.to_string())
     };
     let enter = find("enter")?;
-    let end = match call {
-        true => Some(find("exit")?.id),
-        false => None,
-    };
+    let mut ends = Vec::new();
+    if call {
+        ends.push(find("exit")?.id);
+        // On x86-64 an execveat that succeeds ends as if it had been an execve (set_personality_64bit()).
+        if name == "execveat" {
+            ends.extend(kernel::tracepoint("syscalls", "sys_exit_execve").map(|e| e.id));
+        }
+    }
     let own = enter
         .own_fields()
         .filter(|field| field.name != "__syscall_nr");
@@ -190,7 +194,7 @@ fn syscall(name: &str, call: bool) -> Result<Found, String> {
     Ok(Found {
         name: name.to_owned(),
         source: KernelSource::Tracepoint,
-        hook: KernelHook::Tracepoint { id: enter.id, end },
+        hook: KernelHook::Tracepoint { id: enter.id, ends },
         known,
     })
 }
