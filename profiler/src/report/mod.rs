@@ -418,8 +418,8 @@ mod tests {
         }
     }
 
-    pub(super) fn a_breakdown() -> model::Breakdown {
-        model::Breakdown {
+    pub(super) fn a_breakdown() -> Breakdown {
+        Breakdown {
             name: "work".into(),
             key: vec![("comm".into(), Value::Name("King".into()))],
             calls: 1000,
