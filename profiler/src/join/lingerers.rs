@@ -7,15 +7,10 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::inventory::{Known, Older, Tables};
-use super::sockets::{Fields, Owner, Transition};
+use super::sockets::{Fields, MOST, Owner, Transition, oldest};
+use super::state::{CLOSE, CLOSE_WAIT};
 use crate::report::model::{Event, Table, Value};
 
-/// CLOSE_WAIT and CLOSE, as in include/net/tcp_states.h.
-const CLOSE_WAIT: u64 = 8;
-const CLOSE: u64 = 7;
-
-/// How many sockets are remembered; beyond it those go that have not changed for longest.
-const MOST: usize = 65_536;
 /// How often it is looked for those whose time is over, in nanoseconds.
 const EVERY: u64 = 250_000_000;
 
@@ -318,14 +313,12 @@ impl Lingerers {
         })
     }
 
-    /// Makes room for one more: a tenth of all goes at once, so that it is not looked for each time.
+    /// Makes room for one more.
     fn make_room(&mut self) {
         if self.sockets.len() < MOST {
             return;
         }
-        let mut ages: Vec<u64> = self.sockets.values().map(|s| s.changed_ns).collect();
-        let (_, oldest, _) = ages.select_nth_unstable(MOST / 10);
-        let oldest = *oldest;
+        let oldest = oldest(self.sockets.values().map(|s| s.changed_ns).collect());
         let before = self.sockets.len();
         // Those that linger are what it is about.
         self.sockets

@@ -10,6 +10,7 @@ pub mod digest;
 pub mod inventory;
 pub mod lingerers;
 pub mod sockets;
+mod state;
 pub mod statements;
 pub mod sums;
 pub mod top;

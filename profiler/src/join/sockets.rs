@@ -8,21 +8,21 @@ use std::sync::Arc;
 
 use uprof_recipes::SocketEvents;
 
+use super::state;
 use crate::report::model::{Event, Value};
 
 /// Captures by their names.
 pub type Fields = Vec<(Arc<str>, Value)>;
 
-/// States of a TCP socket (include/net/tcp_states.h, the same from Linux 2.6.12 to 7.2).
-mod state {
-    pub const SYN_SENT: u64 = 2;
-    pub const SYN_RECV: u64 = 3;
-    pub const CLOSE: u64 = 7;
-    pub const LISTEN: u64 = 10;
-}
-
 /// How many sockets are remembered; beyond it those go that have not changed for longest.
 pub const MOST: usize = 65_536;
+
+/// When those that go to make room have changed at the latest, of at least [`MOST`] times: a tenth goes at once, so that it
+/// is not looked for each time.
+pub fn oldest(mut changed: Vec<u64>) -> u64 {
+    let (_, oldest, _) = changed.select_nth_unstable(MOST / 10);
+    *oldest
+}
 
 /// Which end of a connection a socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,14 +217,12 @@ impl Sockets {
         Some((event, owner))
     }
 
-    /// Makes room for one more: a tenth of all goes at once, so that it is not looked for each time.
+    /// Makes room for one more.
     fn make_room(&mut self) {
         if self.sockets.len() < MOST {
             return;
         }
-        let mut ages: Vec<u64> = self.sockets.values().map(|s| s.changed_ns).collect();
-        let (_, oldest, _) = ages.select_nth_unstable(MOST / 10);
-        let oldest = *oldest;
+        let oldest = oldest(self.sockets.values().map(|s| s.changed_ns).collect());
         let before = self.sockets.len();
         self.sockets.retain(|_, s| s.changed_ns > oldest);
         self.forgotten += (before - self.sockets.len()) as u64;

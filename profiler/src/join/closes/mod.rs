@@ -15,14 +15,15 @@ use std::sync::Arc;
 use uprof_recipes as recipes;
 
 use super::inventory::Older;
-use super::sockets::{Fields, MOST, Owner, Role};
+use super::sockets::{Fields, MOST, Owner, Role, oldest};
+use super::state;
 use crate::report::escape;
 use crate::report::model::{Count, Event, Step, Table, Value};
 use last::Lasts;
 pub use socket::Going;
 use socket::{Pending, Socket};
 use tally::Tallies;
-use verdict::{First, state};
+use verdict::First;
 
 /// How long a verdict is waited for, in nanoseconds. A FIN that is lost is sent again after 0.2 s at the least and then
 /// after twice as long each time: it was sent seven times by then, and what answers may still be the peer's own, sent before.
@@ -453,16 +454,13 @@ impl Closes {
         known
     }
 
-    /// A tenth of all goes at once, so that it is not looked for each time: those that have not changed for longest.
+    /// Those go that have not changed for longest.
     fn make_room(&mut self) {
-        let mut ages: Vec<(u64, u64)> = self
-            .sockets
-            .iter()
-            .map(|(socket, known)| (known.changed_ns, *socket))
-            .collect();
-        let (oldest, ..) = ages.select_nth_unstable(MOST / 10);
-        self.forgotten += oldest.len() as u64;
-        for (_, socket) in oldest.iter().copied() {
+        let oldest = oldest(self.sockets.values().map(|s| s.changed_ns).collect());
+        let old = self.sockets.iter().filter(|(_, s)| s.changed_ns <= oldest);
+        let old: Vec<u64> = old.map(|(socket, _)| *socket).collect();
+        self.forgotten += old.len() as u64;
+        for socket in old {
             self.forget(socket);
         }
     }

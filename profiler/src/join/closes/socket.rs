@@ -6,10 +6,11 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::last::Last;
-use super::verdict::{Ending, Verdict, state};
+use super::verdict::{Ending, Verdict};
 use super::{Moment, Shown, add};
 use crate::join::inventory::Older;
 use crate::join::sockets::{Fields, Owner, Role};
+use crate::join::state;
 use crate::report::model::{Event, Step, Value};
 
 /// The end of a process: its exit code as the kernel keeps it, a signal in the low 7 bits.
