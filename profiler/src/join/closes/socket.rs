@@ -131,15 +131,16 @@ impl Pending {
         Some((role, known.map(|known| known.state)))
     }
 
-    /// Bytes sent and received as the close captured them, else as they were KNOWN before.
+    /// Bytes sent and received as the close captured them or as they were KNOWN before, whichever is more: they never
+    /// sink, but a FIN that comes while the close reads them makes it take off one byte too many.
     pub fn bytes(&self, known: (Option<u64>, Option<u64>)) -> (Option<u64>, Option<u64>) {
         let captured = |name: &str| {
             let mut fields = self.event.fields.iter();
             fields.find(|(there, _)| **there == *name)?.1.as_u64()
         };
         (
-            captured("bytes_sent").or(known.0),
-            captured("bytes_received").or(known.1),
+            captured("bytes_sent").max(known.0),
+            captured("bytes_received").max(known.1),
         )
     }
 
